@@ -1,0 +1,107 @@
+"""Pixel coordinates, pyramid levels and homogeneous points.
+
+Convention: points are `(x, y)` in pixels, `(0, 0)` is the centre of the top-left pixel. A level that is
+reduced by `s` has `x_s = (x + 0.5) / s - 0.5`. This is the only module that knows the normalised
+coordinates of `torch.nn.functional.grid_sample`.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Matrix, Matrix3, Points
+
+
+def level_from_full(reduction: float) -> Matrix3:
+    """The 3 x 3 matrix from full-size pixels to pixels of a level reduced by `reduction`."""
+    offset = 0.5 / reduction - 0.5
+    return np.array([[1 / reduction, 0, offset], [0, 1 / reduction, offset], [0, 0, 1.0]])
+
+
+def corners(size_hw: tuple[int, int]) -> np.ndarray:
+    """The centres of the four corner pixels, `(4, 2)`: top left, top right, bottom right, bottom left."""
+    h, w = size_hw
+    return np.array([[0, 0], [w - 1, 0], [w - 1, h - 1], [0, h - 1]], float)
+
+
+def centre_normalisation(size_hw: tuple[int, int]) -> Matrix3:
+    """The 3 x 3 matrix from pixels to coordinates about the image centre, in units of the half diagonal.
+
+    Computing about the centre keeps float32 exact enough on large images, and lets a unit of every
+    parameter move the corners by about the same amount.
+    """
+    h, w = size_hw
+    radius = max(0.5 * math.hypot(h - 1, w - 1), 1.0)
+    return np.array([[1 / radius, 0, -(w - 1) / 2 / radius], [0, 1 / radius, -(h - 1) / 2 / radius], [0, 0, 1.0]])
+
+
+def apply_matrix(matrix: Matrix, points: Points) -> Points:
+    """Map `(B, N, 2)` points by `(B, 3, 3)` matrices.
+
+    Points on or behind the horizon of a projective matrix become infinite, so that nothing samples there.
+    """
+    linear = points @ matrix[:, :2, :2].transpose(1, 2) + matrix[:, None, :2, 2]
+    w = points @ matrix[:, 2, :2, None] + matrix[:, None, 2, 2:]
+    return torch.where(w > 1e-8, linear / w.clamp_min(1e-8), torch.full_like(linear, torch.inf))
+
+
+def map_points(matrix: Matrix3, points: np.ndarray) -> np.ndarray:
+    """`apply_matrix` for one NumPy matrix and `(N, 2)` points."""
+    q = np.c_[points, np.ones(len(points))] @ np.asarray(matrix, float).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(q[:, 2:] > 1e-12, q[:, :2] / q[:, 2:], np.inf)
+
+
+def pixel_grid(size_hw: tuple[int, int], like: Tensor) -> Points:
+    """All pixel centres of an image, `(1, H * W, 2)` in rows, in the dtype and on the device of `like`."""
+    h, w = size_hw
+    y, x = torch.meshgrid(
+        torch.arange(h, dtype=like.dtype, device=like.device),
+        torch.arange(w, dtype=like.dtype, device=like.device),
+        indexing="ij",
+    )
+    return torch.stack([x, y], -1).reshape(1, h * w, 2)
+
+
+def mapped_grid(matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Where `(B, 3, 3)` matrices take all pixels of an image: `(B, H, W, 2)` points in pixels.
+
+    Built row by column from the matrix (in its own, usually double, precision): one fused pass instead of a
+    product with a stored grid.
+    """
+    h, w = size_hw
+    x = torch.arange(w, dtype=matrix.dtype, device=matrix.device)
+    y = torch.arange(h, dtype=matrix.dtype, device=matrix.device)
+
+    def plane(row: int) -> Tensor:
+        m = matrix[:, row]
+        along_x = (m[:, 0, None] * x).to(dtype)
+        along_y = (m[:, 1, None] * y + m[:, 2, None]).to(dtype)
+        return along_x[:, None, :] + along_y[:, :, None]
+
+    out = torch.stack([plane(0), plane(1)], -1)
+    if bool((matrix[:, 2, :2] != 0).any()) or bool((matrix[:, 2, 2] != 1).any()):
+        depth = plane(2)[..., None]
+        out = torch.where(depth > 1e-6, out / depth.clamp_min(1e-6), torch.full_like(out, 1e9))
+    return out
+
+
+def grid_sample_coordinates(points: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Pixels to what `grid_sample(align_corners=False)` wants: -1 and 1 are the outer edges of the image."""
+    h, w = size_hw
+    scale = torch.tensor([2 / w, 2 / h], dtype=points.dtype, device=points.device)
+    shift = torch.tensor([1 / w - 1, 1 / h - 1], dtype=points.dtype, device=points.device)
+    return torch.addcmul(shift, points, scale)
+
+
+def affine_theta(moving_from_fixed: Matrix3, fixed_hw: tuple[int, int], moving_hw: tuple[int, int]) -> Matrix3:
+    """The matrix in normalised coordinates of both images (its first two rows are `affine_grid`'s `theta`)."""
+
+    def normalised_from_pixel(size_hw: tuple[int, int]) -> Matrix3:
+        h, w = size_hw
+        return np.array([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1.0]])
+
+    theta = normalised_from_pixel(moving_hw) @ moving_from_fixed @ np.linalg.inv(normalised_from_pixel(fixed_hw))
+    return np.asarray(theta / theta[2, 2])

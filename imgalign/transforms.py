@@ -1,0 +1,155 @@
+"""The five models: each is a Lie group, given by its generators.
+
+A transform near a matrix `H` (fixed to moving) is `H @ exp(sum_i params[i] * generator[i])`. Every model is
+closed under this, so a step of the descent never leaves it, and the second-order step of Benhimane and
+Malis (2007), "Homography-based 2D visual tracking and servoing", needs exactly this parametrisation.
+
+Generators act on coordinates about the image centre in units of the half diagonal (`centre_normalisation`)
+and are scaled so that a unit of any parameter moves the corners by about one pixel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Matrix, Matrix3, Params
+from imgalign.coords import centre_normalisation, corners, map_points
+from imgalign.errors import OptionError
+
+# Rows: the displacement fields (1, 0), (0, 1), rotation, scale, two stretches, two perspective terms, as 3 x 3
+# matrices on normalised (x, y, 1). Together they span sl(3); each model takes the first few it needs.
+_SHIFT_X = ((0, 0, 1), (0, 0, 0), (0, 0, 0))
+_SHIFT_Y = ((0, 0, 0), (0, 0, 1), (0, 0, 0))
+_ROTATION = ((0, -1, 0), (1, 0, 0), (0, 0, 0))
+_SCALE = ((1, 0, 0), (0, 1, 0), (0, 0, 0))
+_STRETCH = ((1, 0, 0), (0, -1, 0), (0, 0, 0))
+_SHEAR = ((0, 1, 0), (1, 0, 0), (0, 0, 0))
+_TILT_X = ((0, 0, 0), (0, 0, 0), (-1, 0, 0))
+_TILT_Y = ((0, 0, 0), (0, 0, 0), (0, -1, 0))
+
+
+@dataclass(frozen=True)
+class Model:
+    """One family of transforms: its name and the names of its parameters, in order."""
+
+    name: str
+    parameter_names: tuple[str, ...]
+    fields: tuple[tuple[tuple[int, int, int], ...], ...]
+
+    @property
+    def parameter_count(self) -> int:
+        """How many free numbers the model has."""
+        return len(self.fields)
+
+    def generators(self, size_hw: tuple[int, int]) -> np.ndarray:
+        """The `(P, 3, 3)` generators in pixel coordinates of an image of this size."""
+        normal = centre_normalisation(size_hw)
+        pixel = np.linalg.inv(normal)
+        # A unit of a linear field moves the corner by one half diagonal: divide by it, so that it is one pixel.
+        return np.stack([pixel @ np.array(f, float) @ normal * normal[0, 0] for f in self.fields])
+
+    def project(self, moving_from_fixed: Matrix3, size_hw: tuple[int, int]) -> Matrix3:
+        """The member of this model nearest to a matrix, by least squares over a grid on the fixed image."""
+        h, w = size_hw
+        grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 5), np.linspace(0, h - 1, 5)), -1).reshape(-1, 2)
+        return fit(self, grid, map_points(moving_from_fixed, grid))
+
+
+MODELS: dict[str, Model] = {
+    m.name: m
+    for m in (
+        Model("translate", ("shift_x", "shift_y"), (_SHIFT_X, _SHIFT_Y)),
+        Model("rigid", ("shift_x", "shift_y", "rotation"), (_SHIFT_X, _SHIFT_Y, _ROTATION)),
+        Model("similarity", ("shift_x", "shift_y", "rotation", "scale"), (_SHIFT_X, _SHIFT_Y, _ROTATION, _SCALE)),
+        Model(
+            "affine",
+            ("shift_x", "shift_y", "rotation", "scale", "stretch", "shear"),
+            (_SHIFT_X, _SHIFT_Y, _ROTATION, _SCALE, _STRETCH, _SHEAR),
+        ),
+        Model(
+            "homography",
+            ("shift_x", "shift_y", "rotation", "scale", "stretch", "shear", "tilt_x", "tilt_y"),
+            (_SHIFT_X, _SHIFT_Y, _ROTATION, _SCALE, _STRETCH, _SHEAR, _TILT_X, _TILT_Y),
+        ),
+    )
+}
+
+
+def get_model(name: str) -> Model:
+    """The model of this name.
+
+    Raises:
+        OptionError: If there is none.
+    """
+    if name not in MODELS:
+        raise OptionError(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def exponential(params: Params, generators: Tensor) -> Matrix:
+    """`exp(sum_i params_i generator_i)`, `(B, 3, 3)`, for `(B, P)` params and `(P, 3, 3)` generators; differentiable."""
+    algebra = torch.einsum("bp,pij->bij", params, generators)
+    return torch.matrix_exp(algebra)
+
+
+def normalise(matrix: Matrix3) -> Matrix3:
+    """The same projective matrix with a one in its last place."""
+    return np.asarray(matrix / matrix[2, 2])
+
+
+def fit(model: Model, points: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> Matrix3:
+    """The matrix of a model that takes `(N, 2)` points nearest to `(N, 2)` targets, by weighted least squares.
+
+    Affine and smaller models have a closed form (Umeyama 1991 for rotation and scale); the homography is
+    the direct linear transform on normalised points, which is enough for a start to be refined on pixels.
+    """
+    w = np.ones(len(points)) if weights is None else np.asarray(weights, float)
+    w = w / w.sum()
+    mean_p, mean_t = w @ points, w @ targets
+    p, t = points - mean_p, targets - mean_t
+    if model.name == "homography":
+        return _direct_linear_transform(points, targets, w)
+    if model.name == "affine":
+        linear = np.linalg.lstsq(p * np.sqrt(w)[:, None], t * np.sqrt(w)[:, None], rcond=None)[0].T
+    elif model.name == "translate":
+        linear = np.eye(2)
+    else:
+        dot, cross = (w[:, None] * p * t).sum(), (w * (p[:, 0] * t[:, 1] - p[:, 1] * t[:, 0])).sum()
+        length = np.hypot(dot, cross) if model.name == "rigid" else (w[:, None] * p**2).sum()
+        linear = np.array([[dot, -cross], [cross, dot]]) / max(length, 1e-300)
+    out = np.eye(3)
+    out[:2, :2] = linear
+    out[:2, 2] = mean_t - linear @ mean_p
+    return out
+
+
+def _direct_linear_transform(points: np.ndarray, targets: np.ndarray, w: np.ndarray) -> Matrix3:
+    def normaliser(q: np.ndarray) -> np.ndarray:
+        mean = q.mean(0)
+        spread = max(float(np.sqrt(((q - mean) ** 2).sum(1).mean() / 2)), 1e-9)
+        return np.array([[1 / spread, 0, -mean[0] / spread], [0, 1 / spread, -mean[1] / spread], [0, 0, 1.0]])
+
+    a, b = normaliser(points), normaliser(targets)
+    p, t = map_points(a, points), map_points(b, targets)
+    one, zero = np.ones(len(p)), np.zeros((len(p), 3))
+    hom = np.c_[p, one]
+    rows = np.r_[np.c_[hom, zero, -t[:, :1] * hom], np.c_[zero, hom, -t[:, 1:] * hom]]
+    h = np.linalg.svd(rows * np.sqrt(np.r_[w, w])[:, None])[2][-1].reshape(3, 3)
+    return normalise(np.linalg.inv(b) @ h @ a)
+
+
+def corner_distance(first: Matrix3, second: Matrix3, size_hw: tuple[int, int]) -> float:
+    """Mean distance, in pixels, between where two matrices take the corners of an image."""
+    c = corners(size_hw)
+    return float(np.linalg.norm(map_points(first, c) - map_points(second, c), axis=1).mean())
+
+
+def local_scale(matrix: Matrix3, size_hw: tuple[int, int]) -> float:
+    """Linear magnification of a matrix at the centre of the image: moving pixels per fixed pixel."""
+    h, w = size_hw
+    x = np.array([(w - 1) / 2, (h - 1) / 2, 1.0])
+    q = matrix @ x
+    jacobian = (matrix[:2, :2] - np.outer(q[:2] / q[2], matrix[2, :2])) / q[2]
+    return float(np.sqrt(abs(np.linalg.det(jacobian))))
