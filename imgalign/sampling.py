@@ -10,6 +10,8 @@ four bilinear samples instead of sixteen taps: neighbouring weights have one sig
 linear read between them (Sigg and Hadwiger 2005, GPU Gems 2, chapter 20; true of the derivative's weights too).
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -243,3 +245,51 @@ def _check(image: Tensor, points: Tensor, kernel: str) -> None:
             f"points must be (B, N, 2) with the image's batch, got {tuple(points.shape)} for an image of "
             f"{tuple(image.shape)}; reshape them"
         )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A picture and its mask, prepared once and read many times, without autograd.
+
+    Attributes:
+        plane: `(1 or B, C, H', W')` picture, or its spline coefficients (`cubic`), perhaps oversampled and padded.
+        mask: `(1 or B, 1, H, W)` weights, or None where all pixels count.
+        size_hw: Rows and columns of the picture as points see it.
+        kernel: `bilinear` or `cubic`.
+        oversampling: Pixels of `plane` per pixel of the picture.
+        pad: Pixels of `plane` before the first pixel of the picture.
+        margin: Pixels at the border that do not count, because a filter reached past them.
+    """
+
+    plane: Image
+    mask: Tensor | None
+    size_hw: tuple[int, int]
+    kernel: str = "bilinear"
+    oversampling: int = 1
+    pad: int = 0
+    margin: float = 0.0
+
+    def values(self, points: Tensor) -> Tensor:
+        """`(B, C, h, w)` samples at `(B, h, w, 2)` points; outside the picture they mean nothing."""
+        limit = points.new_tensor([self.size_hw[1] - 1.0, self.size_hw[0] - 1.0])
+        at = torch.minimum(points.clamp_min(0), limit) * self.oversampling + self.pad
+        return _fold(self.plane, at, _spline_values if self.kernel == "cubic" else _grid_sample)
+
+    def weights(self, points: Tensor) -> Tensor:
+        """`(B, 1, h, w)` weights: the mask where the picture is, zero elsewhere."""
+        valid = inside(points, self.size_hw, -self.margin)[:, None].to(self.plane.dtype)
+        return valid if self.mask is None else valid * _fold(self.mask, points, _grid_sample)
+
+
+def _fold(image: Tensor, points: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Read at `(B, h, w, 2)` points; a shared image is read once at all rows' points, not copied for each."""
+    b, h, w = points.shape[:3]
+    if image.shape[0] == 1 and b > 1:
+        flat = read(image, points.reshape(1, b * h * w, 2))
+        return flat.reshape(-1, b, h, w).transpose(0, 1)
+    return read(image, points.reshape(b, h * w, 2)).unflatten(2, (h, w))
+
+
+def _spline_values(coefficients: Tensor, points: Tensor) -> Tensor:
+    # `read_spline` adds the spline's own padding; a Reader has counted it in `pad`.
+    return read_spline(coefficients, points - _PAD, gradient=False)[0]

@@ -1,0 +1,86 @@
+"""Pyramids: halving with weights, and blurs in the frequency domain.
+
+A level is the mean over blocks of pixels, weighted by the mask, so that masked pixels never leak and the
+pixel-centre rule of `coords` holds exactly. Blurs are Gaussian, done by FFT (on this scale faster than a
+convolution) with the mask as weight: the border is treated as a mask as well, nothing is reflected into
+the picture, and so the blur brings no bias of scale.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nn
+
+from imgalign._types import Image, Weight
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a picture: `reduction` full-size pixels make one pixel here, per axis."""
+
+    image: Image
+    weight: Weight
+    reduction: int
+
+
+def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
+    """Weighted mean over `factor` x `factor` blocks; rows and columns that fill no block are dropped.
+
+    Returns:
+        `(B, C, H // factor, W // factor)` image and the mean weight of each block.
+    """
+    if factor == 1:
+        return image, weight
+    mean_weight = nn.avg_pool2d(weight, factor)
+    if bool((mean_weight == 1).all()):
+        return nn.avg_pool2d(image, factor), mean_weight
+    return nn.avg_pool2d(image * weight, factor) / mean_weight.clamp_min(1e-6), mean_weight
+
+
+def build(image: Image, weight: Weight, smallest: int = 24, count: int | None = None) -> list[Level]:
+    """The levels of a picture, finest first, each half the one before, down to `smallest` pixels a side."""
+    levels = [Level(image, weight, 1)]
+    while (count is None or len(levels) < count) and min(levels[-1].image.shape[-2:]) >= 2 * smallest:
+        last = levels[-1]
+        levels.append(Level(*reduce(last.image, last.weight, 2), last.reduction * 2))
+    return levels
+
+
+def blur(image: Image, sigma: float) -> Image:
+    """Gaussian blur in pixels, zero outside the image. Rows and columns by FFT over a zero-padded frame."""
+    if sigma <= 0:
+        return image
+    h, w = image.shape[-2:]
+    pad = math.ceil(3 * sigma)
+    frame = (fast_length(h + pad), fast_length(w + pad))
+    spectrum = torch.fft.rfft2(image, s=frame)
+    spectrum *= gaussian_response(frame, sigma, image)
+    return torch.fft.irfft2(spectrum, s=frame)[..., :h, :w]
+
+
+def masked_blur(image: Image, weight: Weight, sigma: float, blurred_weight: Weight | None = None) -> Image:
+    """Gaussian mean of the unmasked pixels around each pixel (normalised convolution, Knutsson and Westin 1993)."""
+    below = blur(weight, sigma) if blurred_weight is None else blurred_weight
+    return blur(image * weight, sigma) / below.clamp_min(1e-3)
+
+
+def gaussian_response(frame: tuple[int, int], sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """Frequency response of a Gaussian on the half plane that `rfft2` gives, `(h, w // 2 + 1)`."""
+    fy = torch.fft.fftfreq(frame[0], dtype=like.dtype, device=like.device)
+    fx = torch.fft.rfftfreq(frame[1], dtype=like.dtype, device=like.device)
+    scale = -2 * (math.pi * sigma) ** 2
+    return torch.exp(scale * fy**2)[:, None] * torch.exp(scale * fx**2)
+
+
+def fast_length(n: int) -> int:
+    """The least even number from `n` on whose prime factors are 2, 3 and 5: a length the FFT is fast at."""
+    n += n % 2
+    while True:
+        rest = n
+        for p in (2, 3, 5):
+            while rest % p == 0:
+                rest //= p
+        if rest == 1:
+            return n
+        n += 2

@@ -1,0 +1,312 @@
+"""Levenberg-Marquardt on pixels: many hypotheses at once, on one level of the pyramid.
+
+A row of the batch is a hypothesis: a matrix from fixed to moving pixels of this level. The residual is the
+difference of the two pictures, each brought to zero mean and unit contrast over their overlap, so that
+gain and bias are solved with the geometry. Steps are inverse compositional (Baker and Matthews 2004): the
+gradients are those of the fixed picture and are computed once.
+
+The normal equations are sums of `gradient * gradient * polynomial(x, y)`, because every generator's
+displacement field is a polynomial of degree two at most. So they are the image moments of a few product
+images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Image, Matrix, Weight
+from imgalign.coords import centre_normalisation, mapped_grid
+from imgalign.sampling import Reader
+from imgalign.transforms import Model, exponential
+
+_MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
+_LEAST_WEIGHT = 30.0  # an overlap of less weight than so many pixels says nothing
+_MEDIAN_PIXELS = 4096  # enough pixels for a residual's median: its own error is then 2 %
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two pictures on one level, ready to be read again and again.
+
+    Attributes:
+        fixed: `(1, C, h, w)` picture on whose pixels residuals stand.
+        gradient_x: Its derivative along x, per pixel, the same shape.
+        gradient_y: Its derivative along y.
+        weight: `(1, 1, h, w)` soft mask of the fixed picture.
+        moving: Reader of the moving picture, with its mask.
+        oriented: The last two channels are a double-angle orientation field, which turns with the picture.
+    """
+
+    fixed: Image
+    gradient_x: Image
+    gradient_y: Image
+    weight: Weight
+    moving: Reader
+    oriented: bool = False
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Rows and columns of the level."""
+        return self.fixed.shape[-2], self.fixed.shape[-1]
+
+
+@dataclass
+class State:
+    """A batch of hypotheses and what their pictures say; small tensors, a row each.
+
+    Attributes:
+        matrices: `(B, 3, 3)` level matrices, fixed to moving, float64.
+        normal: `(B, P + 2C, P + 2C)` normal matrix of the parameters and of each channel's bias and gain.
+        slope: `(B, P + 2C)` Jacobian times residual.
+        loss: `(B,)` robust mean squared residual (pictures of unit contrast).
+        scale: `(B,)` robust standard deviation of the residual.
+        correlation: `(B,)` weighted correlation over the overlap, mean over the channels.
+        overlap: `(B,)` share of the fixed picture's weight that has moving picture under it.
+        converged: `(B,)` the last step was under the tolerance.
+    """
+
+    matrices: Matrix
+    normal: Tensor
+    slope: Tensor
+    loss: Tensor
+    scale: Tensor
+    correlation: Tensor
+    overlap: Tensor
+    converged: Tensor
+
+    def select(self, rows: Tensor) -> "State":
+        """The hypotheses of these rows, as a batch of their own."""
+        return State(**{k: v[rows] for k, v in vars(self).items()})
+
+    def put(self, rows: Tensor, other: "State") -> None:
+        """Write another batch over these rows."""
+        for k, v in vars(self).items():
+            v[rows] = getattr(other, k)
+
+    def information(self, parameter_count: int) -> Tensor:
+        """`(B, P, P)` normal matrix of the parameters alone, bias and gain eliminated (Schur complement)."""
+        p = parameter_count
+        geometry, cross, nuisance = self.normal[:, :p, :p], self.normal[:, :p, p:], self.normal[:, p:, p:]
+        nuisance = nuisance + torch.eye(nuisance.shape[1], dtype=nuisance.dtype) * 1e-9
+        return geometry - cross @ torch.linalg.solve(nuisance, cross.transpose(1, 2))
+
+
+def refine(
+    problem: Problem,
+    matrices: Matrix,
+    model: Model,
+    *,
+    iterations: int = 20,
+    tolerance_px: float = 0.01,
+    cutoff: float = 4.0,
+    history: list[float] | None = None,
+) -> State:
+    """Descend from each of `(B, 3, 3)` level matrices by damped Gauss-Newton steps.
+
+    Args:
+        problem: The two pictures.
+        matrices: Where to start.
+        model: Which steps are allowed.
+        iterations: At most so many steps.
+        tolerance_px: A row has converged when its step moves the corners by less.
+        cutoff: Residuals beyond so many robust standard deviations lose weight; `inf` for plain least squares.
+        history: The loss after each step is appended here, mean over the rows.
+    """
+    generators = torch.as_tensor(model.generators(problem.size_hw))
+    best = evaluate(problem, matrices.double(), model, cutoff)
+    damping = torch.full((len(matrices),), 1e-3, dtype=torch.float64)
+    for _ in range(iterations):
+        if history is not None:
+            history.append(float(best.loss.mean()))
+        rows = torch.nonzero(~best.converged & (best.overlap > 0)).flatten()
+        if len(rows) == 0:
+            break
+        now = best.select(rows)
+        step, length = _step(now, damping[rows], model.parameter_count, problem.size_hw)
+        trial = evaluate(problem, now.matrices @ exponential(-step, generators), model, cutoff, now.scale)
+        better = (trial.loss <= now.loss) & (trial.overlap > 0)
+        # A row whose steps all fail, however short, lies in its minimum to working precision.
+        resting = (length < tolerance_px) | (~better & (damping[rows] > 1e3))
+        best.put(rows[better], trial.select(better))
+        best.converged[rows] = resting
+        damping[rows] = torch.where(better, damping[rows] * 0.1, damping[rows].clamp_min(1e-4) * 10)
+    return best
+
+
+def _step(now: State, damping: Tensor, count: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The damped step of the parameters, `(B, P)`, and how far it moves the corners, in pixels."""
+    diagonal = now.normal.diagonal(dim1=1, dim2=2)
+    floor = 1e-9 * diagonal.amax(1, keepdim=True) + 1e-12
+    step = torch.linalg.solve(now.normal + torch.diag_embed(diagonal * damping[:, None] + floor), now.slope)[:, :count]
+    length = step.abs().amax(1)
+    longest = 0.1 * max(size_hw)  # the linearisation holds no further
+    return step * (longest / length.clamp_min(longest))[:, None], length
+
+
+def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, scale: Tensor | None = None) -> State:
+    """Residuals of a batch of matrices, and their normal equations.
+
+    Args:
+        scale: `(B,)` residual scale for the robust weights and the loss; estimated here where it is None. The
+            returned state carries the scale of its own residuals, and its loss and weights by the given one.
+    """
+    points = mapped_grid(matrices, problem.size_hw, problem.fixed.dtype)
+    moving = problem.moving.values(points)
+    if problem.oriented:
+        moving = _turned(moving, matrices, problem.size_hw)
+    valid = problem.moving.weights(points) * problem.weight
+    total = valid.sum((1, 2, 3))
+    overlap = (total / problem.weight.sum((1, 2, 3)).clamp_min(1e-9)).double()
+    fixed_n, moving_n, gain, correlation = _normalised(problem.fixed, moving, valid)
+    residual = moving_n - fixed_n
+    own_scale = _residual_scale(residual, valid)
+    used = own_scale if scale is None else scale
+    weight, loss = _robust(residual, valid, used, cutoff)
+    normal, slope = _normal_equations(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
+    alive = total > _LEAST_WEIGHT
+    return State(
+        matrices=matrices,
+        normal=normal,
+        slope=slope,
+        loss=(loss / total.clamp_min(1e-9)).double(),
+        scale=own_scale,
+        correlation=correlation,
+        overlap=torch.where(alive, overlap, torch.zeros_like(overlap)),
+        converged=torch.zeros(len(matrices), dtype=torch.bool),
+    )
+
+
+def _turned(moving: Image, matrices: Matrix, size_hw: tuple[int, int]) -> Image:
+    """Turn the double-angle channels back by each hypothesis' own rotation."""
+    a = matrices[:, :2, :2]
+    angle = 2 * torch.atan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])
+    c, s = (f(angle).to(moving.dtype)[:, None, None] for f in (torch.cos, torch.sin))
+    re, im = moving[:, -2], moving[:, -1]
+    return torch.cat([moving[:, :-2], (c * re + s * im)[:, None], (c * im - s * re)[:, None]], 1)
+
+
+def _normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image, Tensor, Tensor]:
+    """Both pictures at zero mean and unit contrast over the overlap; the fixed one's gain; the correlation.
+
+    The moving picture takes the sign of the correlation, so that an inverted one fits as well.
+    """
+    total = valid.sum((2, 3), keepdim=True).clamp_min(1e-6)
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * valid).sum((2, 3), keepdim=True) / total
+
+    f, m = fixed - mean(fixed), moving - mean(moving)
+    gain_f, gain_m = mean(f * f).clamp_min(1e-12).rsqrt(), mean(m * m).clamp_min(1e-12).rsqrt()
+    covariance = mean(f * m) * gain_f * gain_m
+    sign = torch.where(covariance < 0, -1.0, 1.0).to(f.dtype)
+    return f * gain_f, m * (gain_m * sign), gain_f, covariance.abs().mean((1, 2, 3)).double()
+
+
+def _residual_scale(residual: Image, valid: Weight) -> Tensor:
+    """Robust standard deviation of each row's residual over its overlap, `(B,)`, from a lattice of its pixels."""
+    stride = max(1, int((residual.shape[-2] * residual.shape[-1] / _MEDIAN_PIXELS) ** 0.5))
+    part, there = residual[..., ::stride, ::stride], valid[..., ::stride, ::stride] > 0.25
+    absolute = torch.where(there, part.abs(), torch.nan).flatten(1)
+    return (_MAD_TO_SIGMA * absolute.nanmedian(1).values).nan_to_num(1.0).clamp_min(1e-4).double()
+
+
+def _robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Weights of Cauchy's loss, `(B, C, h, w)`, and that loss summed over each row's pixels."""
+    if cutoff == float("inf"):
+        return valid.expand_as(residual), (valid * residual * residual).sum((1, 2, 3))
+    width2 = (cutoff * scale).to(residual.dtype).reshape(-1, 1, 1, 1) ** 2
+    excess = 1 + residual * residual / width2
+    return valid / excess, (valid * excess.log()).sum((1, 2, 3)) * width2.flatten()
+
+
+def _normal_equations(
+    problem: Problem, model: Model, weight: Tensor, residual: Tensor, mean_picture: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Normal matrix and slope over the model's parameters, then each channel's bias, then each channel's gain."""
+    basis = _basis(model, problem.size_hw)
+    gx, gy = problem.gradient_x, problem.gradient_y
+    wx, wy = weight * gx, weight * gy
+    gain2 = gain * gain
+    square = torch.stack([(wx * gx * gain2).sum(1), (wx * gy * gain2).sum(1), (wy * gy * gain2).sum(1)], 1)
+    wx, wy = wx * gain, wy * gain
+    channels = residual.shape[1]
+    # (B, 2, 3, C, h, w): d/dx and d/dy, times residual, one and mean picture.
+    mixed = torch.stack([torch.stack([g * residual, g, g * mean_picture], 1) for g in (wx, wy)], 1)
+    xx, xy, yy = basis.moments(square, 2).unbind(1)
+    moments = basis.moments(mixed, 1)
+    block = torch.einsum("bij,klij->bkl", xx, basis.pp) + torch.einsum("bij,klij->bkl", yy, basis.qq)
+    block = block + torch.einsum("bij,klij->bkl", xy, basis.pq)
+    lines = torch.einsum("bscij,kij->bksc", moments[:, 0], basis.p) + torch.einsum(
+        "bscij,kij->bksc", moments[:, 1], basis.q
+    )
+    slope_geometry = lines[:, :, 0].sum(2)
+    cross = lines[:, :, 1:].flatten(2)  # (B, K, 2C): bias of each channel, gain of each channel
+    plain = torch.stack([weight, weight * mean_picture, weight * mean_picture**2], 1).sum((3, 4)).double()
+    wr = weight * residual
+    slope_nuisance = torch.stack([wr, wr * mean_picture], 1).sum((3, 4)).double().flatten(1)
+    nuisance = torch.zeros(len(residual), 2 * channels, 2 * channels, dtype=torch.float64)
+    c = torch.arange(channels)
+    nuisance[:, c, c], nuisance[:, c + channels, c + channels] = plain[:, 0], plain[:, 2]
+    nuisance[:, c, c + channels] = nuisance[:, c + channels, c] = plain[:, 1]
+    top = torch.cat([block, cross], 2)
+    bottom = torch.cat([cross.transpose(1, 2), nuisance], 2)
+    return torch.cat([top, bottom], 1), torch.cat([slope_geometry, slope_nuisance], 1)
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """Displacement fields of a model's generators as polynomials of the normalised coordinates.
+
+    `p[k]` and `q[k]` are the coefficients `(d + 1, d + 1)` of `y^i x^j` of generator k's displacement along
+    x and along y; `pp`, `pq`, `qq` those of their products, of degree 2d.
+    """
+
+    p: Tensor
+    q: Tensor
+    pp: Tensor
+    pq: Tensor
+    qq: Tensor
+    powers_x: Tensor
+    powers_y: Tensor
+
+    def moments(self, images: Tensor, order: int) -> Tensor:
+        """`(..., h, w)` images to `(..., i, j)` sums of image * y^i * x^j, to `order` times the fields' degree."""
+        terms = order * (self.p.shape[-1] - 1) + 1
+        px, py = self.powers_x[:, :terms].to(images.dtype), self.powers_y[:, :terms].to(images.dtype)
+        return (py.T @ (images @ px)).double()
+
+
+@lru_cache(maxsize=64)
+def _basis(model: Model, size_hw: tuple[int, int]) -> _Basis:
+    normal = centre_normalisation(size_hw)
+    x = normal[0, 0] * np.arange(size_hw[1]) + normal[0, 2]
+    y = normal[1, 1] * np.arange(size_hw[0]) + normal[1, 2]
+    degree = 0 if model.name == "translate" else 2 if model.name == "homography" else 1
+    p, q = np.stack([_displacement(np.array(f, float), degree) for f in model.fields], 1)
+
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        n = degree + 1
+        out = np.zeros((len(a), len(b), 2 * degree + 1, 2 * degree + 1))
+        for i in range(n):
+            for j in range(n):
+                out[:, :, i : i + n, j : j + n] += a[:, None, i, j, None, None] * b[None]
+        return out
+
+    pq = product(p, q)
+    powers = [torch.as_tensor(np.stack([t**k for k in range(2 * degree + 1)], 1)) for t in (x, y)]
+    tensors = (p, q, product(p, p), pq + pq.transpose(1, 0, 2, 3), product(q, q))
+    return _Basis(*(torch.as_tensor(t) for t in tensors), *powers)
+
+
+def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
+    """Coefficients of `y^i x^j` of one generator's displacement along x and y: `(G z)_xy - z_xy (G z)_w`."""
+    out = np.zeros((2, 3, 3))
+    for axis, row in enumerate(field[:2]):
+        out[axis, 0, 1], out[axis, 1, 0], out[axis, 0, 0] = row
+    for axis, (i, j) in enumerate(((0, 1), (1, 0))):
+        out[axis, i, j + 1] -= field[2, 0]
+        out[axis, i + 1, j] -= field[2, 1]
+    return out[:, : degree + 1, : degree + 1]
