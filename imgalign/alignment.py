@@ -183,7 +183,7 @@ class Alignment:
             image: NumPy array `(H, W)` or `(H, W, C)`, PIL image, or tensor `(H, W)`, `(C, H, W)` or `(B, C, H, W)`,
                 of the moving picture's size.
             interpolation: `nearest` (label maps), `bilinear`, `cubic` or `lanczos`.
-            canvas: `fixed`: the fixed picture's grid; `union`: grown to hold both; `intersection`: cut to what both show.
+            canvas: `fixed`: the fixed picture's grid; `union`: grown to hold both; `intersection`: cut to both.
             fill: What stands where nothing lies under the grid: a number, or one a channel. None: NaN in float,
                 transparent in a PIL image and where there is an alpha channel, else 0.
             antialias: Average where the picture shrinks, so that it does not alias.
@@ -197,7 +197,7 @@ class Alignment:
         from imgalign.resample import warp_any
 
         out = warp_any(self, image, interpolation=interpolation, canvas=canvas, fill=fill, antialias=antialias)
-        return cast(_Picture, out)
+        return cast("_Picture", out)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the parameter file.

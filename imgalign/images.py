@@ -1,0 +1,211 @@
+"""Image files: read a picture with all its bits, write one whole or not at all. No PyTorch.
+
+The kinds of file, and what becomes of each, are in docs/formats.md.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+from imgalign import encoding, png, tiff
+from imgalign.decoding import Decoded, decode, upright
+from imgalign.encoding import Compression, can_hold_alpha
+from imgalign.errors import ImageReadError, WriteError
+from imgalign.paths import refuse_input_as_output, replacing, shown
+from imgalign.picture import Metadata, Picture, Pixels
+
+__all__ = ["MAX_PIXELS", "Metadata", "Picture", "can_hold_alpha", "file_and_page", "read", "write"]
+
+MAX_PIXELS = 500_000_000
+"""Pictures with more are refused unless the caller raises the limit: a small file can unpack into all of the memory."""
+
+_PAGE = re.compile(r"(?P<file>.+)\[(?P<page>\d{1,9})\]", re.DOTALL)
+
+
+def read(
+    path: str | os.PathLike[str], *, page: int | None = None, max_pixels: int = MAX_PIXELS, reduce: int = 1
+) -> Picture:
+    """Read a picture.
+
+    Args:
+        path: The file, or `FILE[page]` with pages counted from 0; a file that is literally called so is taken first.
+        page: The same as a number; wins over `[page]`.
+        max_pixels: Refuse pictures with more.
+        reduce: Decode a JPEG at about 1/2, 1/4 or 1/8 of its size, which is faster; other formats come whole, and
+            `Picture.reduction` says what came.
+
+    Returns:
+        The picture, upright, with notes on what was done to it.
+
+    Raises:
+        ImageReadError: If it is missing, no picture, damaged, or too large. The message names the file.
+    """
+    file, written_page = file_and_page(path)
+    page = written_page if page is None else page
+    try:
+        data = _opened(file)
+        with data:
+            decoded = _decoded(data, page or 0, max_pixels, reduce)
+            digest = hashlib.sha256(data.getbuffer()).hexdigest() if isinstance(data, BytesIO) else None
+    except ImageReadError as error:
+        raise ImageReadError(f"{shown(path)}: {error}") from error.__cause__
+    notes = decoded.notes
+    if page is None and decoded.page_count > 1:
+        notes += (f"has {decoded.page_count} pages: the first is used; name another as {shown(file.name)}[1]",)
+    return Picture(
+        pixels=decoded.pixels,
+        path=file,
+        page=page,
+        has_alpha=decoded.has_alpha,
+        notes=notes,
+        metadata=decoded.metadata,
+        reduction=decoded.reduction,
+        full_size_hw=decoded.full_size_hw,
+        stream_sha256=digest,
+    )
+
+
+def file_and_page(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
+    """Split `FILE[page]`; a file that is literally called so keeps its name."""
+    text = os.fspath(path)
+    found = _PAGE.fullmatch(text)
+    if found is None or os.path.lexists(text):
+        return Path(text), None
+    return Path(found["file"]), int(found["page"])
+
+
+def write(
+    path: str | os.PathLike[str],
+    pixels: Pixels,
+    *,
+    like: Picture | None = None,
+    has_alpha: bool | None = None,
+    overwrite: bool = False,
+    compression: Compression = "fast",
+    quality: int = 95,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> tuple[str, ...]:
+    """Write a picture in the format of the name's ending; the file is there whole or not at all.
+
+    Args:
+        path: Where to.
+        pixels: `(H, W)` or `(H, W, C)`; dtype and channels are kept, and refused where the format cannot hold them.
+        like: Whose colour profile, resolution and EXIF it gets; and whose palette or single bit, where the pixels
+            still have no other values.
+        has_alpha: The last channel is opacity; None: with 2 or 4 channels of 8 or 16 bits.
+        overwrite: Replace an existing file.
+        compression: `fast`, `small` or `none`, for formats that keep every value; TIFF also `lzw`.
+        quality: Of JPEG and other formats that do not keep every value, 1 to 100.
+        inputs: Files that were read, never to be written over.
+
+    Returns:
+        Notes on what the format could not hold, in words.
+
+    Raises:
+        WriteError: If the format cannot hold these pixels (the message says which can), or the file cannot be written.
+    """
+    refuse_input_as_output(path, inputs)
+    try:
+        plan = encoding.plan(Path(path), pixels, like=like, has_alpha=has_alpha)
+    except WriteError as error:
+        raise WriteError(f"{shown(path)}: {error}") from None
+    with replacing(path, overwrite=overwrite) as file:
+        encoding.encode(file, plan, compression=compression, quality=quality)
+    return plan.notes
+
+
+def _opened(file: Path) -> IO[bytes]:
+    """The file, open; a pipe is read to its end, for decoders jump back and forth."""
+    try:
+        mode = file.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageReadError("is a folder; name a picture in it")
+        if stat.S_ISREG(mode) and file.stat().st_size == 0:
+            raise ImageReadError("is empty (0 bytes); wanted a picture")
+        return file.open("rb") if stat.S_ISREG(mode) else BytesIO(file.read_bytes())
+    except ImageReadError:
+        raise
+    except FileNotFoundError:
+        raise ImageReadError("no such file; check the name") from None
+    except PermissionError:
+        raise ImageReadError("no permission to read it; check its owner and mode") from None
+    except (OSError, ValueError) as error:
+        raise ImageReadError(f"could not be opened: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _decoded(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decoded:
+    header = data.read(512)
+    try:
+        if header.startswith(tiff.SIGNATURES):
+            return _decoded_tiff(data, page, max_pixels)
+        return decode(data, page, max_pixels, reduce)
+    except ImageReadError:
+        raise
+    except MemoryError as error:
+        raise ImageReadError("needs more memory than there is; use a smaller picture, or a part of it") from error
+    except Exception as error:  # decoders raise nearly anything on damaged files: struct.error, KeyError, SyntaxError
+        raise ImageReadError(_diagnosis(header, error)) from error
+
+
+def _decoded_tiff(data: IO[bytes], page: int, max_pixels: int) -> Decoded:
+    """By tifffile where it needs no help, else by Pillow, and where that gives up by tifffile's extra decoders."""
+    try:
+        return _from_tiff(tiff.read(data, page, max_pixels))
+    except tiff.NotByTifffile:
+        pass
+    try:
+        return decode(data, page, max_pixels, 1)
+    except ImageReadError:
+        raise
+    except Exception as by_pillow:  # noqa: BLE001 - as above
+        try:
+            return _from_tiff(tiff.read(data, page, max_pixels, insist=True))
+        except ValueError as error:
+            if "imagecodecs" in str(error):
+                raise ImageReadError(
+                    f"wants a decoder that is not installed: pip install imagecodecs ({error})"
+                ) from error
+            raise by_pillow from error
+
+
+def _from_tiff(page: tiff.TiffPage) -> Decoded:
+    metadata = Metadata(
+        format="TIFF",
+        mode="P" if page.palette is not None else "",
+        icc=page.icc,
+        resolution=page.resolution,
+        palette=page.palette,
+    )
+    size_hw = page.pixels.shape[:2]
+    pixels = upright(page.pixels, page.orientation)
+    full_hw = (pixels.shape[0], pixels.shape[1])
+    notes = page.notes
+    if page.orientation in range(2, 9):
+        notes += ("turned upright, as its orientation tag says",)
+    assert sorted(size_hw) == sorted(full_hw)
+    return Decoded(pixels, page.has_alpha, page.page_count, metadata, full_hw, 1, notes)
+
+
+def _diagnosis(header: bytes, error: Exception) -> str:
+    """What is wrong with a file that no decoder takes, in words."""
+    said = str(error).replace("\n", " ") or type(error).__name__
+    if "truncated" in said.lower() or isinstance(error, EOFError):
+        return f"is truncated: {said}; copy it again"
+    if "cannot identify" in said:
+        return _what_it_is(header)
+    return f"is damaged: {said}; copy it again, or save it anew from where it came"
+
+
+def _what_it_is(header: bytes) -> str:
+    wanted = "wanted PNG, JPEG, TIFF, WebP, BMP, GIF, PNM or another format that Pillow reads"
+    if header.startswith((png.SIGNATURE, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", *tiff.SIGNATURES)):
+        return "is damaged or truncated near its beginning; copy it again"
+    text = header.decode("utf-8", "replace")
+    if "\ufffd" not in text[:-1] and all(c.isprintable() or c.isspace() for c in text):
+        return f"is text, no picture (it begins with {text.split(chr(10))[0][:30]!r}); {wanted}"
+    return f"is in no format known here (it begins with the bytes {header[:8].hex(' ')}); {wanted}"

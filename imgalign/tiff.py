@@ -1,0 +1,259 @@
+"""TIFF by tifffile: any number of channels, 8 to 64 bits, integers and floats, strips and tiles.
+
+Source: TIFF Revision 6.0 (Adobe 1992).
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgalign.errors import ImageReadError
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NONE, _ADOBE_DEFLATE, _DEFLATE, _LZMA = 1, 8, 32946, 34925
+_WITHOUT_IMAGECODECS = {_NONE, _ADOBE_DEFLATE, _DEFLATE, _LZMA}  # what tifffile unpacks by itself, and fast
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
+_ASSOCIATED, _UNASSOCIATED = 1, 2
+_UNITS = {1: "none", 2: "inch", 3: "cm"}
+
+# tifffile logs what it finds odd; unheard, that would go to stderr by Python's handler of last resort.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Pixels per unit, as TIFF has them; `length` is ImageJ's name of the unit, such as `micron`."""
+
+    x: float
+    y: float
+    unit: str  # inch, cm or none
+    length: str | None = None
+
+    @property
+    def dpi(self) -> tuple[float, float] | None:
+        """Pixels per inch, where the unit says."""
+        factor = {"inch": 1.0, "cm": 2.54}.get(self.unit)
+        return None if factor is None else (self.x * factor, self.y * factor)
+
+
+@dataclass(frozen=True)
+class TiffPage:
+    """A page's pixels and what is worth keeping of its tags."""
+
+    pixels: NDArray[Any]
+    has_alpha: bool
+    page_count: int
+    orientation: int
+    icc: bytes | None
+    resolution: Resolution | None
+    palette: NDArray[np.uint8] | None
+    notes: tuple[str, ...]
+
+
+class NotByTifffile(Exception):  # noqa: N818 - a signal to try Pillow, not an error that anyone sees
+    """This page wants a decoder that tifffile has only with the imagecodecs package."""
+
+
+def read(data: IO[bytes], page_index: int, max_pixels: int, *, insist: bool = False) -> TiffPage:
+    """Read one page.
+
+    Args:
+        data: The file, open for reading.
+        page_index: Counted from 0.
+        max_pixels: Refuse pages with more.
+        insist: Try also where Pillow is the better reader.
+
+    Raises:
+        NotByTifffile: If Pillow should try.
+        ImageReadError: If there is no such page, or it is too large, truncated, or no picture; without the file's name.
+    """
+    import tifffile
+
+    data.seek(0)
+    with tifffile.TiffFile(data) as tif:
+        count = len(tif.pages)
+        if not count:
+            raise ImageReadError("is damaged or truncated: it says that it is TIFF, but has no page; copy it again")
+        if not 0 <= page_index < count:
+            raise ImageReadError(f"has {count} page{'s' * (count != 1)}, counted from 0; there is no page {page_index}")
+        page: Any = tif.pages[page_index]
+        if not insist and not _is_plain(page):
+            raise NotByTifffile
+        _check(page, max_pixels, tif.filehandle.size)
+        pixels = page.asarray()
+        return _finished(page, pixels, count)
+
+
+def write(
+    file: IO[bytes],
+    pixels: NDArray[Any],
+    *,
+    has_alpha: bool,
+    compression: str,
+    icc: bytes | None = None,
+    resolution: Resolution | None = None,
+) -> None:
+    """Write one page.
+
+    Args:
+        file: Where to, open for writing, reading and seeking.
+        pixels: `(H, W)` or `(H, W, C)`, any number dtype that TIFF knows.
+        has_alpha: The last channel is (unassociated) alpha.
+        compression: `none`, `fast` or `small` (both deflate).
+        icc: Colour profile.
+        resolution: Pixels per unit.
+    """
+    import tifffile
+
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    colours = channels - has_alpha
+    rgb = colours == 3 and pixels.dtype.kind == "u"
+    beyond = channels - (3 if rgb else 1)
+    extra = ["unassalpha" if has_alpha and i == beyond - 1 else "unspecified" for i in range(beyond)]
+    options: dict[str, Any] = {"extrasamples": extra} if extra else {}
+    if compression != "none":
+        options |= {
+            "compression": "zlib",
+            "compressionargs": {"level": {"fast": 1, "small": 9}[compression]},
+            "predictor": pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 4,
+            "rowsperstrip": max(1, (1 << 18) // max(1, pixels[:1].nbytes)),
+        }
+    if resolution is not None:
+        options |= {"resolution": (resolution.x, resolution.y), "resolutionunit": _unit_number(resolution.unit)}
+        if resolution.length:
+            options["description"] = f"ImageJ=1.11a\nunit={resolution.length}\n"
+    big = pixels.nbytes > 3 * 2**30
+    with tifffile.TiffWriter(file, bigtiff=big) as tif:
+        tif.write(
+            pixels,
+            photometric="rgb" if rgb else "minisblack",
+            planarconfig="contig" if channels > 1 else None,
+            metadata=None,
+            software="imgalign",
+            iccprofile=icc,
+            **options,
+        )
+
+
+def _is_plain(page: Any) -> bool:
+    """True where tifffile needs no help to unpack a page, and its samples are what they seem."""
+    return (
+        int(page.compression) in _WITHOUT_IMAGECODECS
+        and int(page.predictor) in (1, 2)
+        and int(page.photometric) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE)
+        and page.bitspersample in (1, 8, 16, 32, 64)
+        and int(page.fillorder) == 1
+    )
+
+
+def _check(page: Any, max_pixels: int, file_bytes: int) -> None:
+    if page.imagedepth > 1:
+        raise ImageReadError("holds a volume; save its slices as pages, or as files")
+    if page.dtype is None or page.dtype.kind not in "biuf":
+        kind = "complex" if page.dtype is not None and page.dtype.kind == "c" else "unknown"
+        raise ImageReadError(f"holds {kind} numbers; wanted integers or floats: save their magnitude")
+    check_size(page.imagewidth, page.imagelength, max_pixels)
+    ends = [o + c for o, c in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    if not ends or max(ends) > file_bytes:
+        came = (
+            f"the file ends at byte {file_bytes}, its pixels at {max(ends)}"
+            if ends
+            else "its pixels are not in the file"
+        )
+        raise ImageReadError(f"is truncated: {came}; copy it again")
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse pictures beyond the limit, which keeps a small file from unpacking into all of the memory.
+
+    Raises:
+        ImageReadError: If there are more; without the file's name.
+    """
+    if width < 1 or height < 1:
+        raise ImageReadError(f"has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageReadError(
+            f"is {width} x {height}, {width * height / 1e6:.6g} megapixels; the limit is {max_pixels / 1e6:.6g}."
+            " If it is what you expect, raise the limit with --max-pixels (max_pixels=)"
+        )
+
+
+def _finished(page: Any, pixels: NDArray[Any], count: int) -> TiffPage:
+    """Channels last, native byte order, black as zero, alpha not multiplied in, palette looked up."""
+    notes: list[str] = []
+    pixels = _channels_last(page, pixels)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if int(page.photometric) == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    palette = None
+    if int(page.photometric) == _PALETTE and page.colormap is not None:
+        palette = _palette(page.colormap)
+        pixels = palette[np.minimum(pixels, len(palette) - 1), :3]
+        notes.append("palette expanded to RGB")
+    extra = [int(v) for v in page.extrasamples]
+    has_alpha = pixels.ndim == 3 and bool(extra) and extra[-1] in (_ASSOCIATED, _UNASSOCIATED)
+    if has_alpha and extra[-1] == _ASSOCIATED:
+        pixels = _unmultiplied(pixels)
+        notes.append("alpha was multiplied into the colours and has been divided out")
+    return TiffPage(
+        pixels=pixels,
+        has_alpha=has_alpha,
+        page_count=count,
+        orientation=_tag(page, "Orientation", 1),
+        icc=page.iccprofile,
+        resolution=_resolution(page),
+        palette=palette,
+        notes=tuple(notes),
+    )
+
+
+def _channels_last(page: Any, pixels: NDArray[Any]) -> NDArray[Any]:
+    """`(H, W)` or `(H, W, C)` from tifffile's shape, in which planes may come first and axes of one are left out."""
+    shape = (page.imagelength, page.imagewidth)
+    if page.samplesperpixel == 1:
+        return pixels.reshape(shape)
+    if int(page.planarconfig) == 2:
+        return np.ascontiguousarray(np.moveaxis(pixels.reshape(page.samplesperpixel, *shape), 0, -1))
+    return pixels.reshape(*shape, page.samplesperpixel)
+
+
+def _palette(colormap: NDArray[Any]) -> NDArray[np.uint8]:
+    """`(N, 4)` RGBA from TIFF's three rows of 16 bits; some writers leave the upper byte empty."""
+    colours = colormap.T if colormap.max() < 256 else colormap.T >> 8
+    out = np.full((len(colours), 4), 255, np.uint8)
+    out[:, :3] = colours
+    return out
+
+
+def _unmultiplied(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Colours divided by alpha; where that is zero there is no colour."""
+    one = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+    alpha = pixels[..., -1:].astype(np.float64) / one
+    colour = np.divide(pixels[..., :-1], alpha, out=np.zeros(pixels[..., :-1].shape), where=alpha > 0)
+    if pixels.dtype.kind in "iu":
+        colour = np.clip(np.rint(colour), 0, one)
+    return np.concatenate([colour.astype(pixels.dtype), pixels[..., -1:]], -1)
+
+
+def _tag(page: Any, name: str, default: Any) -> Any:
+    tag = page.tags.get(name)
+    return default if tag is None else tag.value
+
+
+def _resolution(page: Any) -> Resolution | None:
+    x, y = _tag(page, "XResolution", None), _tag(page, "YResolution", None)
+    if x is None or y is None or not (x[0] and x[1] and y[0] and y[1]):
+        return None
+    unit = _UNITS.get(int(_tag(page, "ResolutionUnit", 2)), "none")
+    imagej = re.match(r"ImageJ=.*?^unit=([^\r\n]+)", page.description or "", re.DOTALL | re.MULTILINE)
+    return Resolution(x[0] / x[1], y[0] / y[1], unit, imagej[1] if imagej else None)
+
+
+def _unit_number(unit: str) -> int:
+    return next(number for number, name in _UNITS.items() if name == unit)
