@@ -1,0 +1,139 @@
+"""The `imgalign` command: one group, its subcommands loaded when named.
+
+Nothing here, and nothing a command module imports at its top, loads PyTorch, NumPy or Pillow: help and wrong usage
+answer at once.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from imgalign import __version__
+from imgalign.errors import ImgalignError, OptionError
+
+OK, ERROR, USAGE, UNTRUSTED = 0, 1, 2, 3
+INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE: what a shell reports for any other program
+
+# section of the help -> command -> where it lives. A new command is a new line.
+COMMANDS = {
+    "Align": {
+        "translate": "imgalign.cli.models:translate",
+        "rigid": "imgalign.cli.models:rigid",
+        "similarity": "imgalign.cli.models:similarity",
+        "affine": "imgalign.cli.models:affine",
+        "homography": "imgalign.cli.models:homography",
+    },
+    "Use a result": {
+        "apply": "imgalign.cli.apply:apply",
+        "info": "imgalign.cli.info:info",
+    },
+    "Look at pictures": {
+        "gradmap": "imgalign.cli.gradmap:gradmap",
+    },
+}
+_HOMES = {name: home for section in COMMANDS.values() for name, home in section.items()}
+
+
+class ImgalignGroup(click.Group):
+    """A group that loads its commands late and shows what went wrong as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        """Every name, in the order of the help."""
+        return list(_HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Load the command's module, and only that."""
+        if cmd_name not in _HOMES:
+            return None
+        module, name = _HOMES[cmd_name].split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one may have been meant."""
+        name = args[0]
+        if name not in _HOMES and not name.startswith("-"):
+            from imgalign.paths import shown
+
+            ctx.fail(f"no command {shown(name)!r}; {_suggestion(name)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands under their sections."""
+        for section, commands in COMMANDS.items():
+            rows = [(name, _short_help(self.get_command(ctx, name))) for name in commands]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what was raised on purpose becomes one line and an exit status."""
+        try:
+            value = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe must show here, not while the interpreter shuts down
+        except OptionError as error:
+            complain(str(error))
+            ctx.exit(USAGE)
+        except ImgalignError as error:
+            complain(str(error))
+            ctx.exit(ERROR)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            _drop_stdout()
+            ctx.exit(PIPE_CLOSED)
+        return value
+
+
+def complain(message: str) -> None:
+    """Write one line on stderr, whatever the message holds."""
+    from imgalign.paths import shown
+
+    click.echo(f"Error: {shown(message)}", err=True)
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, _HOMES, n=1)
+    return f"did you mean {near[0]!r}?" if near else "see imgalign --help"
+
+
+def _short_help(command: click.Command | None) -> str:
+    return command.get_short_help_str(limit=90) if command else ""
+
+
+def _drop_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush stays quiet."""
+    if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+
+
+@click.group(cls=ImgalignGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="imgalign", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Lay one picture over another, and know when not to believe the result.
+
+    \b
+    Examples:
+      imgalign affine fixed.png moving.png       writes moving.aligned.png and moving.params.json
+      imgalign rigid first.tif frame*.tif        lays every frame over the first
+      imgalign info moving.params.json           says in words what was found
+
+    \b
+    Exit status:
+      0  every result can be trusted
+      1  an error; everything else was still done
+      2  wrong usage; nothing was done
+      3  it ran, but at least one result is not to be trusted
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and leave the process with its exit status."""
+    cli(prog_name="imgalign")
+    raise AssertionError("click leaves the process")

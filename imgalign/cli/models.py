@@ -1,0 +1,97 @@
+"""`translate`, `rigid`, `similarity`, `affine`, `homography`: one command each, from one factory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imgalign.cli import options
+from imgalign.cli.run import report, run
+from imgalign.cli.talk import Talk
+from imgalign.errors import OptionError
+from imgalign.outputs import Job, check, check_folders, job_outputs, plan
+
+_ABOUT = {
+    "translate": "shifted",
+    "rigid": "shifted and rotated",
+    "similarity": "shifted, rotated and scaled",
+    "affine": "shifted, rotated, scaled and sheared",
+    "homography": "seen from another angle: a plane in perspective",
+}
+_HELP = """Align pictures that are {about}.
+
+FIXED stays as it is. Each MOVING picture is laid over it and written to <name>.aligned.<ext> in the working folder,
+with the transform and how far to trust it in <name>.params.json. A picture is FILE, or FILE[page] of several pages.
+
+\b
+Examples:
+  imgalign {model} fixed.png moving.png
+  imgalign {model} fixed.tif moving*.tif --output-dir aligned
+  imgalign {model} fixed.png moving.png --no-image --json | jq .shift_px
+"""
+
+
+def _command(model: str) -> click.Command:
+    @click.command(model, cls=options.SectionedCommand, help=_HELP.format(model=model, about=_ABOUT[model]))
+    @click.argument("fixed", type=click.Path(), metavar="FIXED")
+    @options.picture_arguments("moving")
+    @options.output_options
+    @options.gradmap_option
+    @options.resample_options
+    @options.search_options
+    @options.trust_options
+    @options.machine_options
+    @options.talk_options
+    @click.pass_context
+    def command(ctx: click.Context, /, fixed: str, moving: Sequence[str], **given: Any) -> None:
+        jobs = plan_jobs(fixed, moving, given)
+        ctx.exit(align_jobs(model, jobs, given))
+
+    return command
+
+
+def plan_jobs(fixed: str, moving: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
+    """Name and check every file before anything is read."""
+    to_stdout = given["params"] == Path("-")
+    if given["no_image"] and given["output"]:
+        raise OptionError("--output and --no-image contradict each other; leave out one")
+    jobs = plan(
+        fixed,
+        moving,
+        output=given["output"],
+        params=None if to_stdout else given["params"],
+        output_dir=given["output_dir"],
+        image=not given["no_image"],
+        params_file=not to_stdout,
+        gradmap=given["gradmap"],
+    )
+    others = [str(given[name]) for name in ("mask", "moving_mask") if given[name]]
+    if given["init"] not in options.STARTS:
+        others.append(given["init"])
+    check(job_outputs(jobs), [fixed, *moving, *others])
+    check_folders(path for job in jobs for path in job.outputs)
+    return jobs
+
+
+def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
+    """Align and write every job, and return the exit status."""
+    from imgalign import pairs
+
+    talk = Talk(quiet=given["quiet"], verbose=given["verbose"])
+    answers = given["as_json"] or given["params"] == Path("-")
+    finding = pairs.options_of(pairs.AlignOptions, given, model=model)
+    with pairs.Aligner(jobs, finding, pairs.options_of(pairs.WriteOptions, given)) as aligner:
+        return run(
+            jobs,
+            lambda job: report(aligner.run(job), talk, answers=answers, alone=len(jobs) == 1),
+            talk,
+            answers=answers,
+        )
+
+
+translate = _command("translate")
+rigid = _command("rigid")
+similarity = _command("similarity")
+affine = _command("affine")
+homography = _command("homography")

@@ -1,0 +1,74 @@
+"""What a command says: answers on stdout, everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from imgalign.cli import complain
+from imgalign.paths import shown
+
+T = TypeVar("T")
+
+
+class Talk:
+    """Speaks for one run of a command; `quiet` leaves errors and doubts, `verbose` adds detail."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        """A line about the ordinary course of things."""
+        if not self.quiet:
+            self._line(text)
+
+    def detail(self, text: str) -> None:
+        """A line only for those who asked for more."""
+        if self.verbose and not self.quiet:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        """A line that even a quiet run shows."""
+        self._line(text)
+
+    def error(self, text: str) -> None:
+        """The one line that goes with exit status 1."""
+        if self._bar is not None:
+            self._bar.clear()
+        complain(text)
+
+    def trace(self, lines: Iterable[str]) -> None:
+        """The traceback of a bug, whole."""
+        click.echo("".join(lines), err=True, nl=False)
+
+    def answer(self, record: dict[str, Any]) -> None:
+        """One JSON line on stdout, flushed so that a reader downstream sees it at once.
+
+        ASCII only: a file name of undecodable bytes still makes valid JSON in any locale.
+        """
+        click.echo(json.dumps(record, allow_nan=False))
+
+    def progress(self, items: Sequence[T]) -> Iterable[T]:
+        """`items`, with a bar on stderr where somebody watches and there is something to wait for."""
+        if self.quiet or len(items) < 2 or not sys.stderr.isatty():
+            return items
+        return self._with_bar(items)
+
+    def _with_bar(self, items: Sequence[T]) -> Iterator[T]:
+        from tqdm import tqdm
+
+        self._bar = tqdm(items, file=sys.stderr, leave=False, unit="pair", dynamic_ncols=True)
+        try:
+            yield from self._bar
+        finally:
+            self._bar.close()
+            self._bar = None
+
+    def _line(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        click.echo(shown(text), err=True)
