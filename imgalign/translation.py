@@ -76,9 +76,10 @@ class _Shift(Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, offset: Tensor, kernel: str, slopes: str) -> Tensor:
-        ctx.save_for_backward(image, offset)
-        ctx.kernel, ctx.slopes = kernel, slopes
         source, margin = _source(image, kernel)
+        # For all but cubic, source is image; cubic keeps its coefficients, for they cost more than all the rest.
+        ctx.save_for_backward(image, offset, source if kernel == "cubic" and slopes == "kernel" else image)
+        ctx.kernel, ctx.slopes = kernel, slopes
         shifted = image.new_zeros(offset.shape[0], *image.shape[1:])
         for row, (x, y) in _rows(offset, image, kernel):
             window = _window(source[row % source.shape[0]], x, y, margin)
@@ -88,11 +89,11 @@ class _Shift(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        image, offset = ctx.saved_tensors
+        image, offset, source = ctx.saved_tensors
         by_image = _image_gradient(image, offset, upstream, ctx.kernel) if ctx.needs_input_grad[0] else None
         by_offset = None
         if ctx.needs_input_grad[1]:
-            by_offset = _offset_gradient(image, offset, upstream, ctx.kernel, central=ctx.slopes == "central")
+            by_offset = _offset_gradient(image, source, offset, upstream, kernel=ctx.kernel, slopes=ctx.slopes)
         return by_image, by_offset, None, None
 
 
@@ -179,15 +180,17 @@ def _spread(values: Tensor, taps_x: tuple[float, ...], taps_y: tuple[float, ...]
     return values
 
 
-def _offset_gradient(image: Tensor, offset: Tensor, upstream: Tensor, kernel: str, *, central: bool) -> Tensor:
-    source, margin = _source(image, kernel)
+def _offset_gradient(
+    image: Tensor, source: Tensor, offset: Tensor, upstream: Tensor, *, kernel: str, slopes: str
+) -> Tensor:
+    margin = _MARGIN if kernel == "cubic" else 0
     gradient = torch.zeros_like(offset)
     differences: tuple[Tensor, Tensor] | None = None
     for row, (x, y) in _rows(offset, image, kernel):
         here = row % image.shape[0]
         arriving = _inside(upstream[row], x, y)
         for index, axis in enumerate((x, y)):
-            if central or axis.slopes is None:
+            if slopes == "central" or axis.slopes is None:
                 if differences is None or image.shape[0] > 1:
                     differences = central_differences(image[here : here + 1])
                 moved, extra = _source(differences[index], kernel)
