@@ -16,7 +16,7 @@ Loops, pipes and exit statuses are in [shell.md](shell.md).
 
 def page() -> str:
     """The whole page, the same on every machine: the width is fixed."""
-    top = click.Context(cli, info_name="imgalign", terminal_width=80)
+    top = click.Context(cli, info_name="imgalign", terminal_width=80, help_option_names=["-h", "--help"])
     parts = [INTRODUCTION, _block("imgalign", cli, top)]
     for name in (name for section in COMMANDS.values() for name in section):
         command = cli.get_command(top, name)

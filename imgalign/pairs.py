@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 
 from imgalign import images, record
 from imgalign.alignment import Alignment, load
-from imgalign.errors import DeviceError, ImgalignError, OptionError
+from imgalign.canvas import grid_of
+from imgalign.decompose import corners_of, mapped
+from imgalign.errors import DeviceError, ImgalignError, OptionError, ShapeError, WriteError
 from imgalign.images import Picture
 from imgalign.outputs import Job, check_new
 from imgalign.paths import shown
 
 if TYPE_CHECKING:
+    from imgalign.canvas import Canvas
     from imgalign.encoding import Compression
-    from imgalign.resample import Canvas, Interpolation
+    from imgalign.resample import Interpolation
 
 STARTS = ("auto", "identity", "center", "phase")
 
@@ -248,15 +251,17 @@ def write_result(
     picture = None if doubted and writing.on_untrusted == "skip" else job.image
     written: list[Path] = []
     notes: list[str] = [*fixed.notes, *moving.notes]
+    shaped = {name: getattr(writing, name) for name in ("interpolation", "canvas", "fill", "antialias", "on_untrusted")}
     if picture is not None or job.aligned_gradmap is not None:
-        with _timed(taken, "warp"):
+        with _timed(taken, "warp"), naming(moving):
             laid = lay(moving, alignment, writing, alpha=picture is not None and images.can_hold_alpha(picture))
+            shaped |= laid.options
+            notes += laid.notes
         with _timed(taken, "write"):
             if picture is not None:
                 notes += _write(picture, laid.pixels, moving, writing, has_alpha=laid.has_alpha)
                 written.append(picture)
             written += _write_gradmaps(job, fixed, laid, writing)
-    shaped = {name: getattr(writing, name) for name in ("interpolation", "canvas", "fill", "antialias", "on_untrusted")}
     alignment = replace(alignment, seconds=taken, options={**alignment.options, **shaped})
     if job.params is not None:
         alignment.save(job.params, overwrite=writing.overwrite)
@@ -271,21 +276,61 @@ class Laid:
     pixels: NDArray[Any]
     covered: NDArray[np.bool_]  # (H, W): true where there was something under the grid
     has_alpha: bool
+    options: Mapping[str, Any]  # the grid, for the record
+    notes: tuple[str, ...] = ()
 
 
 def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha: bool) -> Laid:
-    """Lay a picture over the fixed grid.
+    """Lay a picture over the fixed grid, or the canvas asked for.
 
     Args:
         picture: Of the moving picture's size.
         alignment: By what.
         writing: Interpolation, canvas, fill.
-        alpha: Where nothing lies, and no fill is given, integer pixels become transparent.
+        alpha: The area with nothing under it may become transparent; floats hold NaN there instead.
 
     Raises:
         ShapeError: If the picture has not the moving picture's size.
+        WriteError: If there is no such canvas, or the fill does not fit the picture.
     """
-    raise NotImplementedError
+    from imgalign import resample
+
+    if picture.size_hw != alignment.moving_size_hw:
+        (height, width), (h, w) = picture.size_hw, alignment.moving_size_hw
+        raise ShapeError(
+            f"has {width} x {height} pixels, the transform is for pictures of {w} x {h}; use one of that size"
+        )
+    with _as_write_error():
+        grid = grid_of(writing.canvas, alignment.moving_from_fixed, alignment.fixed_size_hw, alignment.moving_size_hw)
+        matrix = alignment.moving_from_fixed @ grid.fixed_from_canvas
+        whole = _reaches_everywhere(matrix, grid.size_hw, picture.size_hw)
+        plain = picture.pixels.dtype.kind in "iu" and picture.channels in {1, 3} and not picture.has_alpha
+        add_alpha = alpha and plain and not whole and writing.fill is None
+        pixels, covered = resample.warp(
+            picture.pixels,
+            moving_from_fixed=matrix,
+            size_hw=grid.size_hw,
+            interpolation=writing.interpolation,
+            antialias=writing.antialias,
+            fill=writing.fill,
+            has_alpha=picture.has_alpha,
+            add_alpha=add_alpha,
+        )
+    black = plain and not add_alpha and not whole and writing.fill is None
+    return Laid(
+        pixels,
+        covered,
+        has_alpha=picture.has_alpha or add_alpha,
+        options={"canvas_offset_xy": list(grid.offset_xy), "canvas_size_hw": list(grid.size_hw)},
+        notes=("what the picture does not reach is black: this format has no transparency",) if black else (),
+    )
+
+
+def _reaches_everywhere(matrix: NDArray[np.float64], size_hw: tuple[int, int], picture_hw: tuple[int, int]) -> bool:
+    """True where the picture lies under the whole grid: both are convex, so the corners tell."""
+    landed = mapped(matrix, corners_of(size_hw))
+    limit = np.array(picture_hw[::-1]) - 0.5
+    return bool((np.isfinite(landed) & (landed >= -0.5) & (landed <= limit)).all())
 
 
 def apply_file(job: Job, alignment: Alignment, writing: WriteOptions, *, max_pixels: int) -> tuple[str, ...]:
@@ -300,7 +345,8 @@ def apply_file(job: Job, alignment: Alignment, writing: WriteOptions, *, max_pix
     picture = images.read(job.moving, max_pixels=max_pixels)
     with naming(picture):
         laid = lay(picture, alignment, writing, alpha=images.can_hold_alpha(job.image))
-    return (*picture.notes, *_write(job.image, laid.pixels, picture, writing, has_alpha=laid.has_alpha))
+    written = _write(job.image, laid.pixels, picture, writing, has_alpha=laid.has_alpha)
+    return (*picture.notes, *laid.notes, *written)
 
 
 def left_in_place(alignment: Alignment) -> Alignment:
@@ -371,6 +417,15 @@ def _write_gradmaps(job: Job, fixed: Picture, laid: "Laid", writing: WriteOption
         _write(job.aligned_gradmap, gradmap(known), fixed, writing, has_alpha=False)
         written.append(job.aligned_gradmap)
     return written
+
+
+@contextmanager
+def _as_write_error() -> Iterator[None]:
+    """An option that does not fit one picture is that picture's failure, and no wrong usage of the whole run."""
+    try:
+        yield
+    except OptionError as error:
+        raise WriteError(str(error)) from error
 
 
 @contextmanager

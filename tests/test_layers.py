@@ -10,16 +10,17 @@ LAYERS = (
     ("errors", "_types"),
     ("coords", "decompose", "paths"),
     ("transforms", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample", "appearance",
-     "histograms", "words", "png", "tiff", "picture"),
+     "histograms", "words", "png", "tiff", "picture",
+     "canvas", "kernels", "source", "tiles"),
     ("search", "verdict", "refine", "alignment", "decoding", "encoding", "images", "record",
-     "resample", "outputs"),
+     "resample", "outputs", "kinds"),
     ("align", "center", "stn", "gradmap"),
     ("pairs", "batch", "stack"),
     ("cli",),
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
-    "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "picture", "decoding", "encoding", "alignment",
+    "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "picture", "canvas", "decoding", "encoding", "alignment",
     "images", "record", "pairs", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")

@@ -48,10 +48,13 @@ def report(outcome: "Outcome", talk: Talk, *, answers: bool, alone: bool) -> int
     """Say the verdict; what was found and written too, where it is the only picture or detail is wanted."""
     alignment, name = outcome.alignment, outcome.job.moving
     verdict, *rest = alignment.describe().splitlines()
-    (talk.say if alignment.trusted else talk.warn)(f"{name}: {verdict}")
+    judge = talk.say if alignment.trusted else talk.warn
     tell = talk.say if alone or not alignment.trusted else talk.detail
-    for line in (*rest, *outcome.notes):
-        tell(f"  {line}")
+    judge(f"{name}: {verdict}")
+    for line in rest:
+        (tell if alignment.trusted else talk.warn)(f"  {line}")
+    for note in outcome.notes:
+        tell(f"  {note}")
     if outcome.written:
         tell(f"  wrote {', '.join(shown(path) for path in outcome.written)}")
     talk.detail(f"  seconds: {', '.join(f'{stage} {taken:.3f}' for stage, taken in alignment.seconds.items())}")
