@@ -26,7 +26,8 @@ from imgalign.decompose import (
 from imgalign.errors import ShapeError
 
 if TYPE_CHECKING:
-    from imgalign.resample import Canvas, Interpolation
+    from imgalign.canvas import Canvas
+    from imgalign.resample import Interpolation
 
 _Picture = TypeVar("_Picture")
 _RANK = ("translate", "rigid", "similarity", "affine", "homography")
@@ -194,7 +195,7 @@ class Alignment:
         Raises:
             ShapeError: If the picture does not have the moving picture's size.
         """
-        from imgalign.resample import warp_any
+        from imgalign.kinds import warp_any
 
         out = warp_any(self, image, interpolation=interpolation, canvas=canvas, fill=fill, antialias=antialias)
         return cast("_Picture", out)

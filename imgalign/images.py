@@ -122,12 +122,9 @@ def write(
 def _opened(file: Path) -> IO[bytes]:
     """The file, open; a pipe is read to its end, for decoders jump back and forth."""
     try:
-        mode = file.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageReadError("is a folder; name a picture in it")
-        if stat.S_ISREG(mode) and file.stat().st_size == 0:
-            raise ImageReadError("is empty (0 bytes); wanted a picture")
-        return file.open("rb") if stat.S_ISREG(mode) else BytesIO(file.read_bytes())
+        info = file.stat()
+        _refuse_no_picture(info)
+        return file.open("rb") if stat.S_ISREG(info.st_mode) else BytesIO(file.read_bytes())
     except ImageReadError:
         raise
     except FileNotFoundError:
@@ -136,6 +133,13 @@ def _opened(file: Path) -> IO[bytes]:
         raise ImageReadError("no permission to read it; check its owner and mode") from None
     except (OSError, ValueError) as error:
         raise ImageReadError(f"could not be opened: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _refuse_no_picture(info: os.stat_result) -> None:
+    if stat.S_ISDIR(info.st_mode):
+        raise ImageReadError("is a folder; name a picture in it")
+    if stat.S_ISREG(info.st_mode) and info.st_size == 0:
+        raise ImageReadError("is empty (0 bytes); wanted a picture")
 
 
 def _decoded(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decoded:
