@@ -27,11 +27,12 @@ def gradmap(
     sigma_px: float = 1.0,
     channels: Channels = "max",
     level: int = 0,
+    has_alpha: bool | None = None,
 ) -> NDArray[np.floating[Any]]:
     """Length of the gradient at every pixel, in grey levels per pixel.
 
     With `central` the same numbers as `numpy.hypot(*numpy.gradient(image))`, border included. NaN and infinite pixels,
-    and those whose gradient would need one, are NaN. An alpha channel is left out.
+    and those whose gradient would need one, are NaN.
 
     Args:
         image: `(H, W)` or `(H, W, C)`, any real dtype, at least 2 x 2 pixels.
@@ -40,6 +41,7 @@ def gradmap(
         channels: Of a colour picture the largest of the channels' magnitudes, or the magnitude of the luminance.
         level: See the picture at this pyramid level, each level half the size of the one before; the map comes back
             at full size, its unit still grey levels per full-size pixel.
+        has_alpha: The last channel is alpha and left out; None: where there are 2 or 4 channels.
 
     Returns:
         `(H, W)`; float32, or float64 where the dtype of the picture needs it.
@@ -50,7 +52,7 @@ def gradmap(
     """
     if channels not in get_args(Channels):
         raise OptionError(f"channels must be one of {', '.join(get_args(Channels))}, got {channels!r}")
-    batch = _colours(_as_batch(np.asarray(image)), channels)
+    batch = _colours(_as_batch(np.asarray(image), has_alpha), channels)
     finite = torch.isfinite(batch)
     filled = torch.where(finite, batch, 0.0) if not bool(finite.all()) else batch
     lengths = _at_level(filled, level, operator, sigma_px).amax(dim=1, keepdim=True)
@@ -82,7 +84,8 @@ def as_picture(
         `(H, W)` uint8, uint16 or floats, or `(H, W, 3)` uint8 with colours.
 
     Raises:
-        OptionError: If colours are asked for in other than 8 bit, or the scale is unknown.
+        OptionError: If colours are asked for in other than 8 bit.
+        ShapeError: If the scale is unknown.
     """
     scale = largest(lengths) or 1.0 if normalize else full_scale
     coloured = colormap is not None and colormap != "gray"
@@ -91,7 +94,7 @@ def as_picture(
     if bits is None:
         return lengths / np.asarray(scale, lengths.dtype) if normalize else lengths
     if scale is None:
-        raise OptionError("a floating picture has no full scale; add --normalize, or write a .tif in true units")
+        raise ShapeError("a floating picture has no full scale; add --normalize, or write a .tif in true units")
     top = (1 << bits) - 1
     whole = (np.nan_to_num(lengths / scale).clip(0, 1) * top + 0.5).astype(np.uint8 if bits == 8 else np.uint16)
     return colour_table(colormap)[whole] if coloured and colormap else whole
@@ -128,13 +131,13 @@ def full_scale(dtype: np.dtype[Any]) -> float | None:
     return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else None
 
 
-def _as_batch(image: Pixels) -> Image:
+def _as_batch(image: Pixels, has_alpha: bool | None) -> Image:
     if image.ndim not in {2, 3} or 0 in image.shape or not np.isrealobj(image):
         raise ShapeError(f"image must be (H, W) or (H, W, C) of real numbers, got {image.shape} of {image.dtype}")
     wide = image.dtype.itemsize > (2 if image.dtype.kind in "iu" else 4)  # float32 holds 24 bits
     planes = image[..., None] if image.ndim == 2 else image
-    if planes.shape[2] in {2, 4}:
-        planes = planes[..., :-1]  # alpha
+    if planes.shape[2] in {2, 4} if has_alpha is None else has_alpha:
+        planes = planes[..., :-1]
     floats = np.ascontiguousarray(planes.transpose(2, 0, 1), dtype=np.float64 if wide else np.float32)
     return torch.from_numpy(floats)[None]
 

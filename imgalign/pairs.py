@@ -150,12 +150,13 @@ class Aligner:
 
     def __init__(self, jobs: Sequence[Job], finding: AlignOptions, writing: WriteOptions) -> None:
         self._finding, self._writing = finding, writing
-        self._next = dict(pairwise(job.moving for job in jobs))
+        todo = [job.moving for job in jobs if writing.overwrite or not any(path.exists() for path in job.outputs)]
+        self._next = dict(pairwise(todo))
         self._reader = Reader(max_pixels=finding.max_pixels)
         first = jobs[0]
         assert first.fixed is not None
-        self._reader.start(first.fixed)
-        self._reader.start(first.moving)
+        for name in (first.fixed, *todo[:1]):
+            self._reader.start(name)
         if images.file_and_page(first.fixed)[0].is_file():  # else the error need not wait for torch
             import imgalign.align  # noqa: F401  (while the threads decode)
         self._fixed, self._fixed_seconds = self._reader.take(first.fixed)
@@ -215,7 +216,9 @@ def align_pictures(
     """
     from imgalign.align import align
 
-    result = align(fixed.pixels, moving.pixels, init=start, mask=mask, moving_mask=moving_mask, **finding.keywords())
+    result = align(
+        comparable(fixed), comparable(moving), init=start, mask=mask, moving_mask=moving_mask, **finding.keywords()
+    )
     files = {"fixed": _known(fixed), "moving": _known(moving)}
     named = {"init": finding.init, "mask": finding.mask, "moving_mask": finding.moving_mask}
     given = {name: value if value is None else str(value) for name, value in named.items()}
@@ -298,7 +301,7 @@ def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha:
     if picture.size_hw != alignment.moving_size_hw:
         (height, width), (h, w) = picture.size_hw, alignment.moving_size_hw
         raise ShapeError(
-            f"has {width} x {height} pixels, the transform is for pictures of {w} x {h}; use one of that size"
+            f"has {width} x {height} pixels, the transform is for pictures of {w} x {h}; use one, or --rescale"
         )
     with _as_write_error():
         grid = grid_of(writing.canvas, alignment.moving_from_fixed, alignment.fixed_size_hw, alignment.moving_size_hw)
@@ -333,8 +336,20 @@ def _reaches_everywhere(matrix: NDArray[np.float64], size_hw: tuple[int, int], p
     return bool((np.isfinite(landed) & (landed >= -0.5) & (landed <= limit)).all())
 
 
-def apply_file(job: Job, alignment: Alignment, writing: WriteOptions, *, max_pixels: int) -> tuple[str, ...]:
-    """Lay a file by a transform that is known, and return notes on it.
+def apply_file(
+    job: Job, alignment: Alignment, writing: WriteOptions, reader: Reader, *, rescale: bool = False
+) -> tuple[str, ...]:
+    """Lay a file by a transform that is known.
+
+    Args:
+        job: Its name and that of the output.
+        alignment: The transform.
+        writing: How the result is written.
+        reader: Reads it; it may have begun.
+        rescale: The file shows the same field in another number of pixels.
+
+    Returns:
+        Notes on what had to be done to the picture.
 
     Raises:
         ImgalignError: If it cannot be read, has not the size the transform is for, or cannot be written.
@@ -342,11 +357,27 @@ def apply_file(job: Job, alignment: Alignment, writing: WriteOptions, *, max_pix
     assert job.image is not None
     if not writing.overwrite:
         check_new(job.outputs)
-    picture = images.read(job.moving, max_pixels=max_pixels)
+    picture, _ = reader.take(job.moving)
+    if rescale:
+        alignment = at_density(alignment, picture.size_hw)
     with naming(picture):
         laid = lay(picture, alignment, writing, alpha=images.can_hold_alpha(job.image))
     written = _write(job.image, laid.pixels, picture, writing, has_alpha=laid.has_alpha)
     return (*picture.notes, *laid.notes, *written)
+
+
+def comparable(picture: Picture) -> NDArray[Any]:
+    """Pixels as arrays are understood: with 2 or 4 channels the last is alpha. Other bands are averaged."""
+    if picture.channels in {2, 4} and not picture.has_alpha:
+        return picture.pixels.mean(axis=2, dtype=np.float32)
+    return picture.pixels
+
+
+def at_density(alignment: Alignment, size_hw: tuple[int, int]) -> Alignment:
+    """The alignment for pictures that show the moving picture's field in another number of pixels."""
+    scale_y, scale_x = np.array(size_hw) / alignment.moving_size_hw
+    rescaled = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]])
+    return replace(alignment, moving_from_fixed=rescaled @ alignment.moving_from_fixed, moving_size_hw=size_hw)
 
 
 def left_in_place(alignment: Alignment) -> Alignment:
@@ -372,6 +403,11 @@ def weights(picture: Picture) -> NDArray[np.float32]:
         return values.mean(axis=2)
     colours = values[..., :-1].mean(axis=2) if values.shape[2] > 1 else 1.0
     return colours * values[..., -1]
+
+
+def numbers_like(picture: Picture) -> Picture:
+    """What a map of numbers inherits from a picture: its resolution, and no colours."""
+    return replace(picture, metadata=images.Metadata(resolution=picture.metadata.resolution))
 
 
 @contextmanager
@@ -410,11 +446,12 @@ def _write_gradmaps(job: Job, fixed: Picture, laid: "Laid", writing: WriteOption
 
     written = []
     if job.fixed_gradmap is not None:
-        _write(job.fixed_gradmap, gradmap(fixed.pixels), fixed, writing, has_alpha=False)
+        _write(job.fixed_gradmap, gradmap(comparable(fixed)), numbers_like(fixed), writing, has_alpha=False)
         written.append(job.fixed_gradmap)
     if job.aligned_gradmap is not None:
-        known = np.where(laid.covered if laid.pixels.ndim == 2 else laid.covered[..., None], laid.pixels, np.nan)
-        _write(job.aligned_gradmap, gradmap(known), fixed, writing, has_alpha=False)
+        seen = comparable(replace(fixed, pixels=laid.pixels, has_alpha=laid.has_alpha))
+        known = np.where(laid.covered if seen.ndim == 2 else laid.covered[..., None], seen, np.nan)
+        _write(job.aligned_gradmap, gradmap(known), numbers_like(fixed), writing, has_alpha=False)
         written.append(job.aligned_gradmap)
     return written
 

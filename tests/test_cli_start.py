@@ -57,6 +57,7 @@ def test_help_loads_nothing_heavy(arguments):
         ["affine", "a.png", "b.png", "--output", "x.png", "--no-image"],
         ["gradmap", "a.png", "--sigma", "2"],
         ["gradmap", "a.png", "--bits", "12"],
+        ["gradmap", "a.png", "--bits", "16", "--colormap", "heat"],
         ["apply", "p.json"],
         ["info"],
     ],

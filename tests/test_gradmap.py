@@ -53,6 +53,11 @@ def test_ramp_has_its_slope_everywhere_inside(operator, level):
     np.testing.assert_allclose(lengths, 5, atol=1e-9)
 
 
+def test_four_bands_without_alpha_all_count():
+    image = picture((9, 11, 4))
+    np.testing.assert_allclose(gradmap(image, has_alpha=False), numpy_magnitude(image).max(axis=2), atol=1e-12)
+
+
 def test_level_gives_back_the_size_of_odd_pictures():
     assert gradmap(picture((37, 51)), level=3).shape == (37, 51)
 
@@ -127,7 +132,7 @@ def test_nan_becomes_black():
 
 
 def test_float_picture_without_scale_is_refused():
-    with pytest.raises(OptionError, match="--normalize"):
+    with pytest.raises(ShapeError, match="--normalize"):
         as_picture(np.ones((3, 3)), full_scale=None)
 
 

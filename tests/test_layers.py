@@ -20,8 +20,8 @@ LAYERS = (
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
-    "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "picture", "canvas", "decoding", "encoding", "alignment",
-    "images", "record", "pairs", "cli",
+    "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "picture", "canvas", "decoding", "encoding",
+    "alignment", "images", "record", "pairs", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 

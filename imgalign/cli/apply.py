@@ -33,6 +33,9 @@ _SECTION = "The transform"
     _SECTION, "--inverse", is_flag=True, help="Go back: lay pictures of the fixed grid over the moving one."
 )
 @options.option(
+    _SECTION, "--rescale", is_flag=True, help="IMAGE shows the moving picture's field in another number of pixels."
+)
+@options.option(
     "Output",
     "-o",
     "--output",
@@ -81,9 +84,11 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
     from imgalign import pairs
 
     writing = pairs.options_of(pairs.WriteOptions, given)
+    reader = pairs.Reader(max_pixels=given["max_pixels"])
+    reader.start(jobs[0].moving)
 
     def lay(job: Job) -> int:
-        notes = pairs.apply_file(job, alignment, writing, max_pixels=given["max_pixels"])
+        notes = pairs.apply_file(job, alignment, writing, reader, rescale=given["rescale"])
         for line in (*notes, f"wrote {shown(job.image or '')}"):
             talk.say(f"{job.moving}: {line}")
         return OK if alignment.trusted else UNTRUSTED

@@ -85,6 +85,8 @@ def gradmap(ctx: click.Context, /, image: Sequence[str], **given: Any) -> None:
     """
     if given["sigma"] is not None and given["operator"] != "gaussian":
         raise OptionError(f"--sigma belongs to --operator gaussian, got --operator {given['operator']}")
+    if given["colormap"] and given["bits"] == "16":
+        raise OptionError("--colormap gives 8 bit pictures, got --bits 16; leave out one of the two")
     jobs = _plan(image, given)
     talk = Talk(quiet=given["quiet"], verbose=given["verbose"])
     ctx.exit(run(jobs, lambda job: _write_map(job, given, talk), talk))
@@ -109,26 +111,35 @@ def _plan(names: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
 def _write_map(job: Job, given: dict[str, Any], talk: Talk) -> int:
     from imgalign import images
     from imgalign.gradmap import as_picture, full_scale, gradmap, largest
+    from imgalign.pairs import naming, numbers_like
 
     assert job.image is not None
     if not given["overwrite"]:
         check_new(job.outputs)
     picture = images.read(job.moving, max_pixels=given["max_pixels"])
-    lengths = gradmap(
-        picture.pixels,
-        operator=given["operator"],
-        sigma_px=given["sigma"] or 1.0,
-        channels=given["channels"],
-        level=given["level"],
-    )
     floats = job.image.suffix.lower() in {".tif", ".tiff"} and not (given["bits"] or given["colormap"])
-    pixels = as_picture(
-        lengths,
-        full_scale=full_scale(picture.pixels.dtype),
-        bits=None if floats else int(given["bits"] or 8),
-        normalize=given["normalize"],
-        colormap=given["colormap"],
+    with naming(picture):
+        lengths = gradmap(
+            picture.pixels,
+            operator=given["operator"],
+            sigma_px=given["sigma"] or 1.0,
+            channels=given["channels"],
+            level=given["level"],
+            has_alpha=picture.has_alpha,
+        )
+        pixels = as_picture(
+            lengths,
+            full_scale=full_scale(picture.pixels.dtype),
+            bits=None if floats else int(given["bits"] or 8),
+            normalize=given["normalize"],
+            colormap=given["colormap"],
+        )
+    images.write(
+        job.image,
+        pixels,
+        like=numbers_like(picture),
+        overwrite=given["overwrite"],
+        compression=given["compression"],
     )
-    images.write(job.image, pixels, like=picture, overwrite=given["overwrite"], compression=given["compression"])
     talk.say(f"{job.moving}: largest gradient {largest(lengths):.4g} per px; wrote {shown(job.image)}")
     return OK
