@@ -108,7 +108,7 @@ def train(network: nn.Module, seed: int, epochs: int) -> float:
 
 
 def picture(network: nn.Module, path: Path, seed: int) -> None:
-    """Two rows a digit class: four test digits as they come, and as the transformer hands them on."""
+    """A row a digit class: six test digits as they come, and the same as the transformer hands them on."""
     _, _, images, labels = digits(seed)
     transformer = network[0]  # type: ignore[index]
     rows = []
