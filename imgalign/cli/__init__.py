@@ -25,6 +25,7 @@ COMMANDS = {
         "similarity": "imgalign.cli.models:similarity",
         "affine": "imgalign.cli.models:affine",
         "homography": "imgalign.cli.models:homography",
+        "center": "imgalign.cli.center:center",
     },
     "Use a result": {
         "apply": "imgalign.cli.apply:apply",

@@ -82,10 +82,10 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
         alignment.save(given["params_out"], overwrite=given["overwrite"])
 
     from imgalign import pairs
+    from imgalign.laying import WriteOptions
 
-    writing = pairs.options_of(pairs.WriteOptions, given)
-    reader = pairs.Reader(max_pixels=given["max_pixels"])
-    reader.start(jobs[0].moving)
+    writing = pairs.options_of(WriteOptions, given)
+    reader = pairs.Reader(pairs.to_read(jobs, overwrite=writing.overwrite), max_pixels=given["max_pixels"])
 
     def lay(job: Job) -> int:
         notes = pairs.apply_file(job, alignment, writing, reader, rescale=given["rescale"])

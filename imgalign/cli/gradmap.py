@@ -111,7 +111,7 @@ def _plan(names: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
 def _write_map(job: Job, given: dict[str, Any], talk: Talk) -> int:
     from imgalign import images
     from imgalign.gradmap import as_picture, full_scale, gradmap, largest
-    from imgalign.pairs import naming, numbers_like
+    from imgalign.laying import naming, numbers_like
 
     assert job.image is not None
     if not given["overwrite"]:

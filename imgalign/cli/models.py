@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from imgalign.cli import options
-from imgalign.cli.run import report, run
+from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
@@ -51,7 +51,7 @@ def _command(model: str) -> click.Command:
     return command
 
 
-def plan_jobs(fixed: str, moving: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
+def plan_jobs(fixed: str | None, moving: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
     """Name and check every file before anything is read."""
     to_stdout = given["params"] == Path("-")
     if given["no_image"] and given["output"]:
@@ -64,12 +64,11 @@ def plan_jobs(fixed: str, moving: Sequence[str], given: dict[str, Any]) -> tuple
         output_dir=given["output_dir"],
         image=not given["no_image"],
         params_file=not to_stdout,
-        gradmap=given["gradmap"],
+        gradmap=given.get("gradmap", False),
     )
-    others = [str(given[name]) for name in ("mask", "moving_mask") if given[name]]
-    if given["init"] not in options.STARTS:
-        others.append(given["init"])
-    check(job_outputs(jobs), [fixed, *moving, *others])
+    start = given.get("init", "auto")
+    others = (fixed, given["mask"], given.get("moving_mask"), None if start in options.STARTS else start)
+    check(job_outputs(jobs), [*moving, *(str(name) for name in others if name is not None)])
     check_folders(path for job in jobs for path in job.outputs)
     return jobs
 
@@ -77,17 +76,14 @@ def plan_jobs(fixed: str, moving: Sequence[str], given: dict[str, Any]) -> tuple
 def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
     """Align and write every job, and return the exit status."""
     from imgalign import pairs
+    from imgalign.laying import WriteOptions
 
     talk = Talk(quiet=given["quiet"], verbose=given["verbose"])
     answers = given["as_json"] or given["params"] == Path("-")
     finding = pairs.options_of(pairs.AlignOptions, given, model=model)
-    with pairs.Aligner(jobs, finding, pairs.options_of(pairs.WriteOptions, given)) as aligner:
-        return run(
-            jobs,
-            lambda job: report(aligner.run(job), talk, answers=answers, alone=len(jobs) == 1),
-            talk,
-            answers=answers,
-        )
+    writing = pairs.options_of(WriteOptions, given)
+    aligner = pairs.Aligner(jobs, finding, writing, max_pixels=given["max_pixels"])
+    return run_reporting(jobs, aligner.run, talk, answers=answers)
 
 
 translate = _command("translate")

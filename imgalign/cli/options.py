@@ -120,8 +120,7 @@ def search_options(function: F) -> F:
                "for different modalities."),
         option(section, "--optimizer", type=click.Choice(OPTIMIZERS), default="lm", show_default=True,
                help="lm: Levenberg-Marquardt; sgd, adam, lbfgs: as in torch.optim."),
-        option(section, "--sampler", type=click.Choice(SAMPLERS), default="cubic", show_default=True,
-               help="How the moving image is read while the transform is sought."),
+        sampler_option(section),
         option(section, "--levels", type=click.IntRange(min=1), metavar="N",
                help="Pyramid levels.  [default: from the size]"),
         option(section, "--iterations", type=click.IntRange(min=1), metavar="N", help="Most steps on a level."),
@@ -142,6 +141,12 @@ def search_options(function: F) -> F:
         option(section, "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                help="Seed of everything drawn by chance."),
     )(function)  # fmt: skip
+
+
+def sampler_option(section: str) -> Callable[[F], F]:
+    """Sampling while searching, apart from that of the written picture."""
+    return option(section, "--sampler", type=click.Choice(SAMPLERS), default="cubic", show_default=True,
+                  help="How the moving image is read while the transform is sought.")  # fmt: skip
 
 
 def trust_options(function: F) -> F:

@@ -44,6 +44,12 @@ def run(jobs: Sequence[Job], work: Callable[[Job], int], talk: Talk, *, answers:
     return next((status for status in (ERROR, UNTRUSTED) if status in statuses), OK)
 
 
+def run_reporting(jobs: Sequence[Job], work: Callable[[Job], "Outcome"], talk: Talk, *, answers: bool) -> int:
+    """`run`, for work whose outcome is to be reported."""
+    alone = len(jobs) == 1
+    return run(jobs, lambda job: report(work(job), talk, answers=answers, alone=alone), talk, answers=answers)
+
+
 def report(outcome: "Outcome", talk: Talk, *, answers: bool, alone: bool) -> int:
     """Say the verdict; what was found and written too, where it is the only picture or detail is wanted."""
     alignment, name = outcome.alignment, outcome.job.moving
