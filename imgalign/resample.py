@@ -9,7 +9,8 @@ down with the kernel's window, as anti-aliased resizing does: no frequency folds
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -29,6 +30,7 @@ Fill: TypeAlias = float | Sequence[float] | None
 Pixels: TypeAlias = NDArray[Any]
 
 _TILE = 512  # output pixels a side: a few megabytes a plane, which stays in the cache
+_MOST_THREADS = 16
 _SHRINKS = 1.1  # moving pixels an output pixel, from which on averaging pays: below it would only soften
 _MOST = 12  # finest reading, per output pixel; near a horizon the scale has no bound
 
@@ -112,9 +114,9 @@ class _Job:
     def pick(self, out: Pixels, covered: NDArray[np.bool_]) -> None:
         """Nearest: values are moved, never computed with."""
         h, w, channels = self.picture.shape
-        for tile in tiles(covered.shape, _TILE):
-            if misses(self.matrix, tile, (h, w)):
-                continue
+        flat = np.ascontiguousarray(self.picture).reshape(h * w, channels)
+
+        def lay(tile: Tile) -> None:
             x, y = positions(self.matrix, tile)
             inside = is_on(x, y, (h, w))
             # Ties, as when an image is halved, all go one way whatever the rounding of the matrix.
@@ -122,22 +124,44 @@ class _Job:
                 column = np.clip(np.floor(x + (0.5 + 1e-7)), 0, w - 1).astype(np.intp)
                 row = np.clip(np.floor(y + (0.5 + 1e-7)), 0, h - 1).astype(np.intp)
             covered[tile.slices] = inside
-            self.put(out[tile.slices], self.picture[row, column].reshape(*row.shape, channels), inside)
+            self.put(out[tile.slices], flat.take(row * w + column, axis=0), inside)
+
+        self.each_tile(lay, covered.shape, _TILE)
+
+    def each_tile(self, lay: Callable[[Tile], None], size_hw: tuple[int, ...], side: int) -> None:
+        """Lay every tile that may show the picture, one a thread.
+
+        Threads each take whole tiles, with PyTorch's own threads set aside meanwhile (its setting is a global one):
+        they meet once a tile rather than after every operation, which on a busy machine is seconds for minutes.
+        """
+        some = [tile for tile in tiles(size_hw, side) if not misses(self.matrix, tile, self.picture.shape[:2])]
+        threads = min(torch.get_num_threads(), _MOST_THREADS, len(some))
+        if threads <= 1:
+            for tile in some:
+                lay(tile)
+            return
+        own = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(lay, some))
+        finally:
+            torch.set_num_threads(own)
 
     def interpolate(self, out: Pixels, covered: NDArray[np.bool_], kernel: Kernel, antialias: bool) -> None:
         """Bilinear, cubic, Lanczos: tile by tile in floating point."""
         density = _Density.of(self.matrix, covered.shape, self.picture.shape[:2]) if antialias else _Density((1, 1), 1)
         source = Source(self.picture, has_alpha=self.has_alpha).reduced(density.reduction)
         matrix = source.reduced_from_full @ self.matrix
-        for tile in tiles(covered.shape, density.tile_side):
-            if misses(self.matrix, tile, self.picture.shape[:2]):
-                continue
+
+        def lay(tile: Tile) -> None:
             inside = covered_pixels(self.matrix, tile, self.picture.shape[:2])
             if inside is not None and not inside.any():
-                continue
+                return
             covered[tile.slices] = True if inside is None else inside
             values, weight = _read_tile(source, matrix, tile, kernel, density)
             self.finish(out[tile.slices], values, weight, inside)
+
+        self.each_tile(lay, covered.shape, density.tile_side)
 
     def finish(self, out: Pixels, values: Tensor, weight: Tensor | None, inside: NDArray[np.bool_] | None) -> None:
         """From weighted floats to pixels: divide by the weight, bring alpha back, round and clamp."""
@@ -298,8 +322,9 @@ def _blank(picture: Pixels, size_hw: tuple[int, int], fill: Fill, has_alpha: boo
     background += [0.0 if fill is None else opaque] * (channels - len(background))
     background += [0.0 if fill is None else opaque] * add_alpha
     _check_fill(background, dtype)
-    out = np.empty((*size_hw, channels + add_alpha), dtype)
-    out[...] = np.array([_as(v, dtype) for v in background], dtype)
+    out = np.zeros((*size_hw, channels + add_alpha), dtype)
+    if any(background):
+        out[...] = np.array([_as(v, dtype) for v in background], dtype)
     return out
 
 

@@ -89,12 +89,12 @@ def _weighted(piece: NDArray[Any], *, has_alpha: bool) -> tuple[Tensor, int]:
     if has_alpha:
         one = np.iinfo(piece.dtype).max if piece.dtype.kind in "iu" else 1
         if (piece[..., -1] != one).any():
-            weight = (piece[..., -1] / dtype(one))[None]
+            weight = np.asarray(piece[..., -1] / dtype(one))[None]
     if piece.dtype.kind == "f" and not np.isfinite(planes.sum(dtype=np.float64)):
         finite = np.isfinite(planes)
         planes[~finite] = 0
         known = finite.all(0, keepdims=True) if has_alpha else finite
-        weight = np.nan_to_num(weight) * known if weight is not None else known * dtype(1)
+        weight = known.astype(dtype) if weight is None else np.asarray(np.nan_to_num(weight) * known)
     if weight is None:
         return torch.from_numpy(planes), 0
     weight = np.ascontiguousarray(weight, dtype)
