@@ -3,8 +3,7 @@
 The picture is `moving`; `fixed` is the same grid with the structure at the middle pixel `(W // 2, H // 2)`. A shift
 is how far the content moves on the screen, so that `moving_from_fixed` is the translation by minus the shift.
 
-The objective is the squared value that arrives at the middle pixel, and its derivative is that of
-`translation.shift`. Only a small window around the pixel that arrives there matters, and only that is shifted.
+The objective is the squared value that arrives at the middle pixel; `climb` descends it.
 """
 
 import math
@@ -20,19 +19,16 @@ from torch.nn import functional
 
 from imgalign._types import Image, SamplerName, Weight
 from imgalign.alignment import Alignment
+from imgalign.climb import Climb, climb_by_newton, descend
 from imgalign.errors import OptionError, ShapeError
 from imgalign.histograms import regular_subset, weighted_quantile
-from imgalign.pyramid import masked_blur, reduce
-from imgalign.translation import shift
+from imgalign.pyramid import blur, reduce
 
 Objective = Literal["robust", "midpoint"]
 
-# Of the window that is shifted. The cubic prefilter's tail falls by 0.268 a pixel: 1e-12 at 20.
-_REACH = {"nearest": 2, "bilinear": 2, "cubic": 20}
 # In standard deviations of the blurred noise: the brightest of a million independent places reaches 5 by chance.
 _STANDS_OUT = 6.0
 _LR, _NEAREST_STEPS, _MOST_STEPS = 10.0, 100, 20_000
-_ENOUGH_PX = 1e-6
 
 
 def center(
@@ -132,8 +128,8 @@ def _midpoint(task: _Task) -> _Found:
     if not peak > 0 or float(filled.max()) == float(lowest):
         return _nothing("no structure", "the picture has one value everywhere")
     most = task.iterations or (_NEAREST_STEPS if task.sampler == "nearest" else _MOST_STEPS)
-    climb = _Climb(filled / peak, (0, 0), task.sampler)
-    position, status, history = _descend(climb, task.middle, task.lr or _LR, most)
+    climb = Climb(filled / peak, (0, 0), task.sampler)
+    position, status, history = descend(climb, task.middle, task.lr or _LR, most)
     doubts = [] if status != "no overlap" else ["the descent left the picture"]
     found = _Found(_shift_of(position, task), status, history, 0.0 if doubts else 1.0, doubts, None, {})
     if status == "iteration limit" and task.sampler != "nearest":
@@ -155,17 +151,34 @@ def _robust(task: _Task, sigma: float | None) -> _Found:
     reach = math.ceil(10 * sigma) + 8
     crop, corner = _cut(picture, places.brightest, reach)
     crop_weight, _ = _cut(weight, places.brightest, reach)
-    blurred = masked_blur(crop.double(), crop_weight.double(), sigma).clamp_min(0)
+    blurred = blur((crop * crop_weight).double(), sigma).clamp_min(0)
     peak = float(blurred.max())
     if not peak > 0:
         return _nothing("no structure", "nothing is brighter than the background")
-    climb = _Climb(blurred / peak, corner, task.sampler)
+    climb = Climb(blurred / peak, corner, task.sampler)
     if task.lr is None:
-        position, status, history = _climb_by_newton(climb, places.brightest, sigma, task.iterations or 100)
+        position, status, history = climb_by_newton(climb, places.brightest, sigma, task.iterations or 100)
     else:
-        position, status, history = _descend(climb, places.brightest, task.lr, task.iterations or _MOST_STEPS)
+        position, status, history = descend(climb, places.brightest, task.lr, task.iterations or _MOST_STEPS)
     curvature = climb.curvature(position)[1] * peak
-    return _judged(_shift_of(position, task), status, history, places, curvature, noise, sigma)
+    found = _judged(_shift_of(position, task), status, history, places, curvature, noise, sigma)
+    cut = _cut_by_border(position, peak, curvature, task.size_hw)
+    if cut:
+        found.doubts.append(f"the structure is cut by the {cut} border of the picture")
+        found.probability = min(found.probability, 0.3)
+    return found
+
+
+def _cut_by_border(
+    position: tuple[float, float], peak: float, curvature: NDArray[np.float64], size_hw: tuple[int, int]
+) -> str:
+    """The border that lies within the width of the structure (standard deviation of the Gaussian with its top)."""
+    for axis, names in enumerate((("left", "right"), ("top", "bottom"))):
+        width = math.sqrt(peak / max(-curvature[axis, axis], 1e-12 * peak))
+        for name, distance in zip(names, (position[axis], size_hw[1 - axis] - 1 - position[axis]), strict=True):
+            if distance < width:
+                return name
+    return ""
 
 
 def _judged(
@@ -207,94 +220,6 @@ def _nothing(status: str, why: str) -> _Found:
     return _Found((0.0, 0.0), status, [], 0.0, [why], None, {})
 
 
-class _Climb:
-    """The objective as a function of the position `(x, y)` in the picture that arrives at the middle."""
-
-    def __init__(self, picture: Image, corner: tuple[int, int], sampler: SamplerName) -> None:
-        self.picture, self.corner, self.sampler = picture, corner, sampler
-
-    def value_and_slope(self, position: tuple[float, float]) -> tuple[float, NDArray[np.float64]] | None:
-        """The value arriving, and its derivative by the position; None outside the picture."""
-        near = (math.floor(position[0] + 0.5), math.floor(position[1] + 0.5))
-        window, corner = self._window(near, _REACH[self.sampler])
-        if window is None:
-            return None
-        target = (near[0] - corner[0], near[1] - corner[1])
-        offset = torch.tensor([[near[0] - position[0], near[1] - position[1]]], dtype=torch.float64, requires_grad=True)
-        arriving = shift(window, offset, kernel=self.sampler)[0, 0, target[1], target[0]]
-        (slope,) = torch.autograd.grad(arriving, offset)
-        return float(arriving.detach()), -slope[0].numpy()
-
-    def curvature(self, position: tuple[float, float]) -> tuple[float, NDArray[np.float64]]:
-        """Value and second differences `(2, 2)` at the pixel nearest to a position."""
-        height, width = self.picture.shape[2:]
-        x = min(max(round(position[0]) - self.corner[0], 1), width - 2)
-        y = min(max(round(position[1]) - self.corner[1], 1), height - 2)
-        if min(height, width) < 3:
-            return float(self.picture.max()), np.zeros((2, 2))
-        p = self.picture[0, 0, y - 1 : y + 2, x - 1 : x + 2].double().numpy()
-        xy = (p[2, 2] - p[2, 0] - p[0, 2] + p[0, 0]) / 4
-        return float(p[1, 1]), np.array([[p[1, 0] - 2 * p[1, 1] + p[1, 2], xy], [xy, p[0, 1] - 2 * p[1, 1] + p[2, 1]]])
-
-    def _window(self, near: tuple[int, int], reach: int) -> tuple[Tensor | None, tuple[int, int]]:
-        height, width = self.picture.shape[2:]
-        x, y = near[0] - self.corner[0], near[1] - self.corner[1]
-        if not (0 <= x < width and 0 <= y < height):
-            return None, (0, 0)
-        # At least two pixels along each axis, whatever the corner.
-        left, top = max(0, min(x - reach, width - 2)), max(0, min(y - reach, height - 2))
-        window = self.picture[:, :, top : max(y + reach + 1, top + 2), left : max(x + reach + 1, left + 2)]
-        return window.double(), (left + self.corner[0], top + self.corner[1])
-
-
-_Run = tuple[tuple[float, float], str, list[float]]
-
-
-def _descend(climb: _Climb, start: tuple[float, float], lr: float, most: int) -> _Run:
-    """Plain gradient descent on minus the squared value, from the position `start`; history is that loss."""
-    position = start
-    history: list[float] = []
-    for _ in range(most):
-        here = climb.value_and_slope(position)
-        if here is None:
-            return position, "no overlap", history
-        value, slope = here
-        history.append(-(value**2))
-        step = lr * 2 * value * slope
-        position = (position[0] + step[0], position[1] + step[1])
-        if np.hypot(*step) < _ENOUGH_PX and climb.sampler != "nearest":
-            return position, "converged", history
-    inside = climb.value_and_slope(position) is not None
-    return position, "iteration limit" if inside else "no overlap", history
-
-
-def _climb_by_newton(climb: _Climb, start: tuple[float, float], sigma: float, most: int) -> _Run:
-    """Newton steps up the squared value, away from saddles, none longer than half a neighbourhood."""
-    position = start
-    history: list[float] = []
-    best, best_value = start, -math.inf
-    for _ in range(most):
-        here = climb.value_and_slope(position)
-        if here is None:
-            return best, "converged", history
-        value, slope = here
-        history.append(-(value**2))
-        if value > best_value:
-            best, best_value = position, value
-        _, second = climb.curvature(position)
-        hessian = 2 * (np.outer(slope, slope) + value * second)
-        strengths, axes = np.linalg.eigh(hessian)
-        strengths = np.maximum(np.abs(strengths), 1e-3 * max(np.abs(strengths).max(), 1e-12))
-        step = axes @ ((axes.T @ (2 * value * slope)) / strengths)
-        length = float(np.hypot(*step))
-        step *= min(1.0, 0.5 * sigma / max(length, 1e-12))
-        if length < _ENOUGH_PX:
-            return position, "converged", history
-        position = (position[0] + float(step[0]), position[1] + float(step[1]))
-    # Nearest sampling ends by going to and fro between two pixels: within half a pixel of the top.
-    return best, "converged" if climb.sampler == "nearest" else "iteration limit", history
-
-
 @dataclass(frozen=True)
 class _Places:
     """The two brightest neighbourhoods of a picture, in its full-size pixels."""
@@ -306,7 +231,9 @@ class _Places:
 
     @classmethod
     def of(cls, image: Image, weight: Weight, sigma: float, reduction: int, task: _Task) -> "_Places | None":
-        blurred = masked_blur(image, weight, sigma)
+        # Not a mean of what is seen: beyond the border and under the mask counts as background, or half a star that is
+        # cut by the border would be as bright as a whole one.
+        blurred = blur(image * weight, sigma)
         height, width = blurred.shape[2:]
         x = (torch.arange(width) + 0.5) * reduction - 0.5
         y = (torch.arange(height) + 0.5) * reduction - 0.5

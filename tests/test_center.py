@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from imgalign.alignment import Alignment
 from imgalign.center import center
 from imgalign.errors import OptionError, ShapeError
 
+SAMPLES = Path(__file__).parents[1] / "sample_data"
 TRUTH = (-16.0, 37 - 74 / 3)  # the brightest place lies at column 66, row 24.67; the middle is column 50, row 37
 
 
@@ -103,6 +106,19 @@ def test_real_photograph_is_centred_where_scipy_finds_its_blur_brightest(name: s
     np.testing.assert_allclose(moved(center(picture)), (width // 2 - column, height // 2 - row), atol=0.75)
 
 
+def test_star_field_of_the_samples_is_centred_on_one_star_in_both_exposures() -> None:
+    found = []
+    for name in ("fixed", "moving"):
+        picture = np.asarray(Image.open(SAMPLES / f"stars_{name}.png"))
+        height, width = picture.shape[:2]
+        result = center(picture)
+        assert result.trusted
+        found.append((width // 2, height // 2) - moved(result))
+    truth = np.array(json.loads((SAMPLES / "stars.truth.json").read_text("utf-8"))["moving_from_fixed"])
+    # Noise moves each by 0.03 px, and neighbours that turn with the field by as much.
+    np.testing.assert_allclose((truth @ [*found[0], 1])[:2], found[1], atol=0.2)
+
+
 def test_covariance_is_that_of_a_translation() -> None:
     result = center(stars(1, brightest=(60.3, 100.7)))
     sigma = result.sigma([[0, 0], [50, 70]])
@@ -138,6 +154,16 @@ def test_bound_keeps_the_search_near_the_middle() -> None:
     picture = 2 * np.exp(-((x - 20) ** 2 + (y - 40) ** 2) / 18) + np.exp(-((x - 65) ** 2 + (y - 37) ** 2) / 18)
     np.testing.assert_allclose(moved(center(picture)), (40, 0), atol=0.01)
     np.testing.assert_allclose(moved(center(picture, max_shift=20)), (-5, 3), atol=0.01)
+
+
+def test_structure_cut_by_the_border_is_no_match_for_a_whole_one_and_not_trusted_alone() -> None:
+    y, x = np.mgrid[:80, :120]
+    cut = np.exp(-((x + 1) ** 2 + (y - 40) ** 2) / 18)
+    whole = 0.8 * np.exp(-((x - 70) ** 2 + (y - 37) ** 2) / 18)
+    np.testing.assert_allclose(moved(center(cut + whole)), (-10, 3), atol=0.01)
+    result = center(cut)
+    assert not result.trusted
+    assert any("border" in reason for reason in result.reasons)
 
 
 def test_descent_that_runs_out_of_the_picture_is_not_trusted() -> None:

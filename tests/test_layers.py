@@ -12,7 +12,7 @@ LAYERS = (
     ("transforms", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample", "appearance",
      "histograms", "words", "png", "tiff", "picture",
      "canvas", "kernels", "source", "tiles"),
-    ("search", "verdict", "refine", "alignment", "decoding", "encoding", "images", "record",
+    ("climb", "search", "verdict", "refine", "alignment", "decoding", "encoding", "images", "record",
      "resample", "outputs", "kinds"),
     ("align", "center", "stn", "gradmap", "laying"),
     ("pairs", "batch", "stack"),
