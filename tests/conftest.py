@@ -115,12 +115,10 @@ def fake_align(monkeypatch):
 def process(workdir):
     """Run `python -m imgalign` as a process of its own in the working folder."""
 
-    def call(*arguments, text=True, **options):
+    def call(*arguments, **environment):
         command = [sys.executable, "-m", "imgalign", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # from a checkout that is not installed, too
-        return subprocess.run(
-            command, capture_output=True, text=text, check=False, timeout=120, env=environment, **options
-        )
+        everything = {**os.environ, "PYTHONPATH": str(ROOT), **environment}  # a checkout need not be installed
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=everything)
 
     return call
 

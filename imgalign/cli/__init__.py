@@ -6,6 +6,7 @@ answer at once.
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -136,5 +137,23 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and leave the process with its exit status."""
-    cli(prog_name="imgalign")
-    raise AssertionError("click leaves the process")
+    try:
+        cli(prog_name="imgalign")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else ERROR
+    except KeyboardInterrupt:  # before or behind the command itself
+        status = INTERRUPTED
+    if "torch" in sys.modules or status == INTERRUPTED:
+        _leave_at_once(status)
+    sys.exit(status)
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """Leave without taking PyTorch down first, which takes 0.4 s, and without waiting for threads that still decode.
+
+    By now every file is complete and nothing of ours waits for the end of the interpreter.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or its reader gone
+            stream.flush()
+    os._exit(status)
