@@ -39,15 +39,17 @@ def pictures(workdir):
         Image.fromarray(moved).save(name, quality=97)
 
 
+def expanded(word):
+    """What the shell makes of a word."""
+    return sorted(map(str, Path().glob(word))) if "*" in word else [word]
+
+
 def test_shell_examples_run(pictures, invoke):
     lines = shell_lines()
     assert len(lines) >= 8
     for line in lines:
         words = shlex.split(line)[1:]
-        arguments = [
-            name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
-        ]
-        result = invoke(*arguments)
+        result = invoke(*(name for word in words for name in expanded(word)))
         # The blobs have no brightest star, and center says so.
         assert result.exit_code == 0 or words[0] == "center", f"{line}\n{result.output}"
 
@@ -68,9 +70,10 @@ def test_set_up_lines_use_the_pins():
     assert "torch==2.13.0\n" in (ROOT / "constraints.txt").read_text("utf-8")
 
 
-@pytest.mark.parametrize(
-    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda path: path.name
-)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []

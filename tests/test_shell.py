@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -128,8 +129,27 @@ def test_ctrl_c_is_quiet_and_130(pair):
     assert not [path for path in Path().iterdir() if path.name not in {"fixed.png", "moving.png"}]
 
 
-def test_progress_only_on_a_terminal(pair, process):
+def test_progress_is_not_shown_without_a_terminal(pair, process):
     opened(pair.moving).save("b.png")
-    result = process("gradmap", "moving.png", "b.png")
-    assert "%|" not in result.stderr
-    assert "\r" not in result.stderr
+    assert "0/2" not in process("gradmap", "moving.png", "b.png").stderr
+    assert "0/2" in process("gradmap", "moving.png", "b.png", "--overwrite", "--progress").stderr
+
+
+@pytest.mark.parametrize(("names", "shown"), [(["moving.png", "b.png"], True), (["b.png"], False)])
+def test_progress_on_a_terminal_for_several_pictures(names, shown, pair):
+    import fcntl
+    import pty
+    import termios
+
+    opened(pair.moving).save("b.png")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "imgalign", "gradmap", *names]
+    done = subprocess.run(command, stderr=theirs, stdout=subprocess.PIPE, env=environment, check=True, timeout=60)
+    os.close(theirs)
+    said = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.stdout == b""
+    assert ("0/2" in said) is shown
+    assert "wrote b.gradmap.tif" in said

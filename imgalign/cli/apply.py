@@ -75,7 +75,7 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
     check(outputs, [str(params), *map(str, given["then"]), *image])
     check_folders(path for _, path in outputs)
     alignment = _composed([params, *given["then"]], inverse=given["inverse"])
-    talk = Talk(quiet=given["quiet"], verbose=given["verbose"])
+    talk = Talk.of(given)
     if not alignment.trusted:
         talk.warn(f"{shown(params)}: the alignment is not to be trusted; imgalign info says why")
     if given["params_out"]:

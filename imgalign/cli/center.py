@@ -70,5 +70,5 @@ def center(ctx: click.Context, /, image: Sequence[str], **given: Any) -> None:
         pairs.options_of(WriteOptions, given),
         max_pixels=given["max_pixels"],
     )
-    talk = Talk(quiet=given["quiet"], verbose=given["verbose"])
+    talk = Talk.of(given)
     ctx.exit(run_reporting(jobs, centerer.run, talk, answers=given["as_json"] or given["params"] == Path("-")))

@@ -88,7 +88,7 @@ def gradmap(ctx: click.Context, /, image: Sequence[str], **given: Any) -> None:
     if given["colormap"] and given["bits"] == "16":
         raise OptionError("--colormap gives 8 bit pictures, got --bits 16; leave out one of the two")
     jobs = _plan(image, given)
-    talk = Talk(quiet=given["quiet"], verbose=given["verbose"])
+    talk = Talk.of(given)
     ctx.exit(run(jobs, lambda job: _write_map(job, given, talk), talk))
 
 

@@ -78,7 +78,7 @@ def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
     from imgalign import pairs
     from imgalign.laying import WriteOptions
 
-    talk = Talk(quiet=given["quiet"], verbose=given["verbose"])
+    talk = Talk.of(given)
     answers = given["as_json"] or given["params"] == Path("-")
     finding = pairs.options_of(pairs.AlignOptions, given, model=model)
     writing = pairs.options_of(WriteOptions, given)

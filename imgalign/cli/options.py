@@ -251,6 +251,12 @@ def talk_options(function: F) -> F:
     return stack(
         option(section, "-q", "--quiet", is_flag=True, help="Say only what went wrong or is in doubt."),
         option(section, "-v", "--verbose", is_flag=True, help="Say more: reasons, uncertainty, seconds by stage."),
+        option(
+            section,
+            "--progress/--no-progress",
+            default=None,
+            help="A progress bar on stderr.  [default: on a terminal, for several pictures]",
+        ),
     )(function)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -14,12 +14,24 @@ T = TypeVar("T")
 
 
 class Talk:
-    """Speaks for one run of a command; `quiet` leaves errors and doubts, `verbose` adds detail."""
+    """Speaks for one run of a command.
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    Args:
+        quiet: Only errors and doubts.
+        verbose: More detail.
+        progress: Show a bar; None: where stderr is a terminal and there is more than one picture.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, progress: bool | None = None) -> None:
         self.quiet = quiet
         self.verbose = verbose
+        self._wants_bar = progress
         self._bar: Any = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Talk":
+        """As a command's options say."""
+        return cls(quiet=given["quiet"], verbose=given["verbose"], progress=given["progress"])
 
     def say(self, text: str) -> None:
         """A line about the ordinary course of things."""
@@ -54,14 +66,14 @@ class Talk:
 
     def progress(self, items: Sequence[T]) -> Iterable[T]:
         """`items`, with a bar on stderr where somebody watches and there is something to wait for."""
-        if self.quiet or len(items) < 2 or not sys.stderr.isatty():
-            return items
-        return self._with_bar(items)
+        somebody_watches = len(items) > 1 and not self.quiet and sys.stderr.isatty()
+        wanted = somebody_watches if self._wants_bar is None else self._wants_bar
+        return self._with_bar(items) if wanted else items
 
     def _with_bar(self, items: Sequence[T]) -> Iterator[T]:
         from tqdm import tqdm
 
-        self._bar = tqdm(items, file=sys.stderr, leave=False, unit="pair", dynamic_ncols=True)
+        self._bar = tqdm(items, file=sys.stderr, leave=False, unit="picture", dynamic_ncols=True)
         try:
             yield from self._bar
         finally:
