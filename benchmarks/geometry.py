@@ -113,11 +113,11 @@ def draw_linear(rng: np.random.Generator, model: str, reach: Range) -> NDArray[n
     """2 x 2 part of a random member of a model (homography: of its affine part)."""
     if model == "translate":
         return np.eye(2)
-    linear = rotation(np.radians(_far_or_near(rng, reach.rotation_deg, 40.0, 0.5)))
+    linear = rotation(np.radians(_far_or_near(rng, reach.rotation_deg, 40.0, 0.35)))
     if rng.random() < 0.1 and reach.rotation_deg == 180:
         linear = rotation(np.pi + rng.uniform(-0.1, 0.1))
     if model != "rigid":
-        linear = linear * np.exp(_far_or_near(rng, reach.log_scale, 0.3, 0.4))
+        linear = linear * np.exp(_far_or_near(rng, reach.log_scale, 0.3, 0.3))
     if model in ("affine", "homography"):
         linear = linear @ (np.eye(2) + rng.uniform(-reach.shear, reach.shear, (2, 2)) * [[0.7, 1.0], [0.3, 0.7]])
     return linear

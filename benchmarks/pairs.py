@@ -94,8 +94,8 @@ def _tags(rng: np.random.Generator, difficulty: str) -> set[str]:
         return set()
     if difficulty == "medium":
         mild = ("jpeg", "blur", "occluder", "grey", "vignette", "bit16")
-        return {str(t) for t in rng.choice(mild, rng.integers(0, 3), replace=False)}
-    tags = {str(t) for t in rng.choice(HARD, rng.choice([1, 2, 3], p=[0.45, 0.4, 0.15]), replace=False)}
+        return {str(t) for t in rng.choice(mild, rng.integers(1, 3), replace=False)}
+    tags = {str(t) for t in rng.choice(HARD, rng.choice([1, 2, 3], p=[0.6, 0.33, 0.07]), replace=False)}
     if rng.random() < 0.15:
         tags.add("grey")
     return tags - {"invert"} if "remap" in tags else tags

@@ -104,7 +104,7 @@ def _motion(model: str) -> int:
 
 
 def _start(matrix: Matrix3, model: str) -> Array:
-    start = (matrix / matrix[2, 2]).astype(np.float32)
+    start: Array = (matrix / matrix[2, 2]).astype(np.float32)
     return start if model == "homography" else start[:2].copy()
 
 

@@ -176,7 +176,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, float]:
 
     def bias(values: list[float]) -> float:
         v = np.array(values)
-        return float(v.mean() / (v.std(ddof=1) / np.sqrt(v.size))) if v.size > 2 and v.std() > 0 else float("nan")
+        return float(v.mean() / (v.std(ddof=1) / np.sqrt(v.size))) if v.size > 2 and v.std() > 1e-9 else float("nan")
 
     return {
         "ratio": float(np.sqrt(np.mean([o.ratio**2 for o in good]))) if good else float("nan"),

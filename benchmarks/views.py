@@ -24,7 +24,7 @@ def place(rng: np.random.Generator, source_hw: tuple[int, int], model: str, diff
     """Draw a transform and lay both pictures inside the photograph."""
     for attempt in range(60):
         aspect = rng.choice([1.0, 4 / 3, 3 / 4, 1.2])
-        side = rng.uniform(160, 400) / (1 + 0.01 * attempt)
+        side = rng.uniform(200, 440) / (1 + 0.01 * attempt)
         fixed_hw = round(side / max(aspect, 1)), round(side * min(aspect, 1))
         other = rng.random() < {"easy": 0.1, "medium": 0.25, "hard": 0.3}[difficulty]
         stretch = rng.uniform(0.8, 1.3, 2) if other else np.ones(2)
@@ -38,7 +38,7 @@ def place(rng: np.random.Generator, source_hw: tuple[int, int], model: str, diff
         largest = min((source_hw[1] - 3) / extent[0], (source_hw[0] - 3) / extent[1])
         reduction = rng.uniform(2.0, 3.0) * max(1.0, np.sqrt(between))
         reduction = min(reduction, largest)
-        if reduction / max(1.0, np.sqrt(between)) < 1.4 or reduction / between < 1.1:
+        if reduction / max(1.0, np.sqrt(between)) < 1.3 or reduction / between < 1.1:
             continue  # too little photograph for pictures of this size
         room = np.array([source_hw[1] - 3, source_hw[0] - 3]) - reduction * extent
         corner = 1 + rng.uniform(0, 1, 2) * np.maximum(room, 0) - reduction * turned.min(0)
