@@ -9,6 +9,7 @@ interleaved; memory is the growth of the process's peak, each measured in a proc
 """
 
 import argparse
+import ctypes
 import statistics
 import subprocess
 import sys
@@ -72,9 +73,10 @@ def peak_mib() -> float:
 
 
 def memory(name: str) -> float:
-    """Growth of the peak by three steps, MiB; only meaningful in a fresh process."""
+    """What three steps need beside the images, at their peak, MiB; only meaningful in a fresh process (Linux)."""
     step = job(name)
-    shift(torch.zeros(1, 1, 4, 4), torch.zeros(1, 2))  # loads what is loaded once
+    step()  # loads what is loaded once
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", "ascii")  # the peak so far is forgotten
     before = peak_mib()
     for _ in range(3):

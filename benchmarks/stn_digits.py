@@ -2,7 +2,7 @@
 
 Data: the 1,797 handwritten digits inside scikit-learn, 8 x 8 pixels, drawn anew into 28 x 28 each time, turned by up
 to 60 degrees, scaled by 0.7 to 1.3, sheared by up to 0.3 and shifted by up to 5 px. Every epoch draws new distortions;
-the test set is 540 digits never trained on, each distorted in four fixed ways.
+the test set is 539 digits never trained on, each distorted in four fixed ways.
 
 Both networks have the same classifier, but the plain one is made wider until it has at least as many
 parameters as the other has with its transformer. Same optimizer, steps, batches and distortions, seed by seed.
