@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgalign import png, tiff
+from imgalign import netpbm, png, tiff
 from imgalign.errors import WriteError
 from imgalign.picture import Metadata, Picture, Pixels
 
@@ -69,7 +69,7 @@ def encode(file: IO[bytes], ready: Plan, *, compression: Compression, quality: i
     elif ready.suffix == ".png":
         _encode_png(file, ready, "small" if compression == "lzw" else compression)
     elif ready.suffix in _NETPBM:
-        _encode_netpbm(file, ready.pixels)
+        netpbm.write(file, ready.pixels)
     else:
         _encode_by_pillow(file, ready, quality)
 
@@ -198,13 +198,6 @@ def _encode_lzw(file: IO[bytes], ready: Plan) -> None:
         kind = f"{ready.pixels.dtype} with shape {ready.pixels.shape}"
         raise WriteError(f"LZW is not written for {kind}; use the compression fast, small or none") from None
     image.save(file, "TIFF", compression="tiff_lzw", **_pillow_options(ready.metadata))
-
-
-def _encode_netpbm(file: IO[bytes], pixels: Pixels) -> None:
-    kind = b"P5" if pixels.ndim == 2 else b"P6"
-    height, width = pixels.shape[:2]
-    file.write(b"%s\n%d %d\n%d\n" % (kind, width, height, np.iinfo(pixels.dtype).max))
-    file.write(np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">"))).tobytes())
 
 
 def _encode_by_pillow(file: IO[bytes], ready: Plan, quality: int) -> None:

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from imgalign import encoding, png, tiff
+from imgalign import encoding, netpbm, png, tiff
 from imgalign.decoding import Decoded, decode, upright
 from imgalign.encoding import Compression, can_hold_alpha
 from imgalign.errors import ImageReadError, WriteError
@@ -147,6 +147,9 @@ def _decoded(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decode
     try:
         if header.startswith(tiff.SIGNATURES):
             return _decoded_tiff(data, page, max_pixels)
+        if netpbm.is_deep(header):
+            pixels = netpbm.read_deep(data, max_pixels)
+            return Decoded(pixels, False, 1, Metadata(format="PPM"), (pixels.shape[0], pixels.shape[1]))
         return decode(data, page, max_pixels, reduce)
     except ImageReadError:
         raise

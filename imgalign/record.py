@@ -188,6 +188,8 @@ def _transform(record: Mapping[str, Any], model: str, fixed_hw: tuple[int, int])
         )
     if _is_singular(matrix, fixed_hw):
         raise ParamsError("moving_from_fixed is singular: it presses the picture onto a line or a point; align again")
+    if matrix[2] @ [*centre_of(fixed_hw), 1] < 0:
+        matrix = -matrix  # the overall sign of a homography is free; here depth is positive before the horizon
     if record.get("fixed_from_moving") is not None:
         both = matrix @ _matrix(record["fixed_from_moving"], "fixed_from_moving", 3)
         there = mapped(both, landed := mapped(matrix, corners_of(fixed_hw)))

@@ -1,0 +1,341 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from imgalign import images
+from imgalign.errors import ImageReadError, WriteError
+
+RNG = np.random.default_rng(0)
+
+
+def noise(dtype, *shape):
+    if np.dtype(dtype).kind == "f":
+        return (RNG.normal(size=shape) * 100).astype(dtype)
+    limits = np.iinfo(dtype)
+    return RNG.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+
+
+def saved(path, pixels, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("compression", ["fast", "small", "none"])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+@pytest.mark.parametrize("channels", [(), (2,), (3,), (4,)])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_written_pictures_read_back_bit_by_bit(tmp_path, dtype, channels, suffix, compression):
+    pixels = noise(dtype, 37, 53, *channels)
+    images.write(tmp_path / f"a{suffix}", pixels, compression=compression)
+    picture = images.read(tmp_path / f"a{suffix}")
+    assert picture.pixels.dtype == pixels.dtype
+    assert np.array_equal(picture.pixels, pixels)
+    assert picture.has_alpha == (channels in ((2,), (4,)))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "u4", "i4", "f2", "f4", "f8", ">u2", ">f4"])
+@pytest.mark.parametrize("channels", [(), (2,), (3,), (5,)])
+def test_tiff_holds_every_number(tmp_path, dtype, channels):
+    pixels = noise(dtype.lstrip(">"), 20, 30, *channels).astype(dtype)
+    if pixels.dtype.kind == "f":
+        pixels[3, 4] = np.nan
+    images.write(tmp_path / "a.tif", pixels, has_alpha=False)
+    picture = images.read(tmp_path / "a.tif")
+    assert np.array_equal(picture.pixels, pixels, equal_nan=pixels.dtype.kind == "f")
+    assert picture.pixels.dtype == pixels.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_pngs_are_what_opencv_reads(tmp_path, dtype):
+    cv2 = pytest.importorskip("cv2")
+    pixels = noise(dtype, 70, 50, 3)
+    images.write(tmp_path / "a.png", pixels)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1], pixels)
+
+
+@pytest.mark.parametrize("lzw", [False, True])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm"])
+def test_deep_colour_from_opencv_keeps_sixteen_bits(tmp_path, suffix, lzw):
+    cv2 = pytest.importorskip("cv2")
+    pixels = noise("u2", 40, 30, 3)
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, 5 if lzw else 1] if suffix == ".tif" else []
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), pixels[..., ::-1], options)
+    assert np.array_equal(images.read(tmp_path / f"a{suffix}").pixels, pixels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape", "words"),
+    [("1", (9, 7), ""), ("P", (9, 7, 3), "palette"), ("CMYK", (9, 7, 3), "CMYK"), ("LA", (9, 7, 2), "")],
+)
+def test_other_modes_become_plain_pixels(tmp_path, mode, shape, words):
+    Image.fromarray(noise("u1", 9, 7, 3)).convert(mode).save(tmp_path / "a.tif")
+    picture = images.read(tmp_path / "a.tif")
+    assert picture.pixels.shape == shape
+    assert picture.pixels.dtype == np.uint8
+    assert words in " ".join(picture.notes)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".lzw.tif"])
+def test_orientation_is_applied_and_reset(tmp_path, orientation, suffix):
+    pixels = np.kron(noise("u1", 2, 3), np.ones((16, 16), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = orientation, "Maker"
+    options = {".jpg": {"quality": 100}, ".lzw.tif": {"compression": "tiff_lzw"}}.get(suffix, {})
+    path = saved(tmp_path / f"a{suffix}", pixels, exif=exif.tobytes(), **options)
+    same = path if suffix == ".jpg" else saved(tmp_path / "same.png", pixels, exif=exif.tobytes())
+    with Image.open(same) as image:  # Pillow turns TIFF on its own, so that a PNG says what is expected
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    picture = images.read(path)
+    assert np.array_equal(picture.pixels, expected)
+    if "tif" not in suffix:
+        images.write(tmp_path / "b.png", picture.pixels, like=picture)
+        with Image.open(tmp_path / "b.png") as image:
+            assert (image.getexif()[0x0112], image.getexif()[0x010F]) == (1, "Maker")
+
+
+@pytest.mark.parametrize("source", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("target", [".png", ".jpg", ".tif"])
+def test_profile_and_resolution_travel(tmp_path, source, target):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    saved(tmp_path / f"a{source}", noise("u1", 8, 8, 3), icc_profile=profile, dpi=(300, 150))
+    picture = images.read(tmp_path / f"a{source}")
+    images.write(tmp_path / f"b{target}", picture.pixels, like=picture)
+    with Image.open(tmp_path / f"b{target}") as image:
+        assert image.info["icc_profile"] == profile
+        assert [float(v) for v in image.info["dpi"]] == pytest.approx([300, 150], abs=0.1)
+
+
+def test_a_palette_comes_back_where_its_colours_do(tmp_path):
+    labels = noise("u1", 20, 20) % 7
+    image = Image.fromarray(labels).convert("P")
+    image.putpalette([v for i in range(7) for v in (i * 30, 255 - i, i)])
+    image.save(tmp_path / "labels.png")
+    picture = images.read(tmp_path / "labels.png")
+    images.write(tmp_path / "same.png", picture.pixels, like=picture)
+    with Image.open(tmp_path / "same.png") as again:
+        assert again.mode == "P"
+        assert np.array_equal(np.asarray(again), labels)
+    other = picture.pixels.copy()
+    other[0, 0] = (1, 2, 3)
+    images.write(tmp_path / "other.png", other, like=picture)
+    assert np.array_equal(images.read(tmp_path / "other.png").pixels, other)
+
+
+def test_transparency_is_added_to_a_palette(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.save(tmp_path / "p.png")
+    picture = images.read(tmp_path / "p.png")
+    pixels = np.concatenate([picture.pixels, np.array([[[255], [0]]], np.uint8)], -1)
+    images.write(tmp_path / "q.png", pixels, like=picture)
+    with Image.open(tmp_path / "q.png") as again:
+        assert again.mode == "P"
+        assert again.convert("RGBA").getpixel((1, 0))[3] == 0
+
+
+def test_bits_come_back_where_nothing_is_grey(tmp_path):
+    saved(tmp_path / "a.png", noise("u1", 9, 13) > 127)
+    picture = images.read(tmp_path / "a.png")
+    images.write(tmp_path / "b.png", picture.pixels, like=picture)
+    with Image.open(tmp_path / "b.png") as again:
+        assert again.mode == "1"
+        assert np.array_equal(np.asarray(again) * 255, picture.pixels)
+
+
+def test_pages_are_named_noted_and_counted_from_zero(tmp_path):
+    pages = noise("u2", 3, 8, 9)
+    tifffile.imwrite(tmp_path / "s.tif", pages, photometric="minisblack")
+    first = images.read(tmp_path / "s.tif")
+    assert np.array_equal(first.pixels, pages[0])
+    assert "3 pages: the first is used; name another as s.tif[1]" in first.notes[0]
+    assert np.array_equal(images.read(f"{tmp_path}/s.tif[2]").pixels, pages[2])
+    assert images.read(tmp_path / "s.tif", page=1).notes == ()
+    with pytest.raises(ImageReadError, match="has 3 pages, counted from 0; there is no page 3"):
+        images.read(f"{tmp_path}/s.tif[3]")
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.fromarray(noise("u1", 8, 8)) for _ in range(2)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert "has 2 pages" in " ".join(images.read(tmp_path / "a.gif").notes)
+    assert images.read(f"{tmp_path}/a.gif[1]").size_hw == (8, 8)
+
+
+@pytest.mark.parametrize("name", ["a[0].png", "a.png[0]", "new\nline.png", "-dash.png", "ü 星.png"])
+def test_files_are_found_under_their_literal_names(tmp_path, name):
+    pixels = noise("u1", 4, 5)
+    with (tmp_path / name).open("wb") as file:
+        Image.fromarray(pixels).save(file, "PNG")
+    assert np.array_equal(images.read(tmp_path / name).pixels, pixels)
+
+
+def png_bytes():
+    from io import BytesIO
+
+    out = BytesIO()
+    Image.fromarray(noise("u1", 64, 64, 3)).save(out, "PNG")
+    return out.getvalue()
+
+
+BAD = {
+    "empty.png": (b"", "is empty"),
+    "text.png": (b"hello\nworld", "is text, no picture .it begins with 'hello'"),
+    "binary.jpg": (bytes(range(128, 255)) * 9, "in no format known here"),
+    "cut.png": (png_bytes()[:3000], "is truncated"),
+    "head.png": (png_bytes()[:20], "truncated"),
+    "junk.tif": (b"II*\0" + b"\xff" * 50, "damaged|truncated"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_picture_is_named_with_a_reason(tmp_path, name):
+    (tmp_path / name).write_bytes(BAD[name][0])
+    with pytest.raises(ImageReadError, match=BAD[name][1]) as caught:
+        images.read(tmp_path / name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "deflated tiff", "lzw tiff"])
+def test_truncated_pictures_are_refused(tmp_path, kind, share):
+    path = tmp_path / f"a.{kind.split()[-1]}"
+    pixels = noise("u1", 90, 90, 3)
+    if kind == "deflated tiff":
+        tifffile.imwrite(path, pixels, compression="zlib", rowsperstrip=10)
+    else:
+        saved(path, pixels, **({"compression": "tiff_lzw"} if "lzw" in kind else {}))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ImageReadError, match=r"truncated|damaged"):
+        images.read(path)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(ImageReadError, match="no such file"):
+        images.read(tmp_path / "no.png")
+    with pytest.raises(ImageReadError, match="is a folder"):
+        images.read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_too_many_pixels_are_refused_before_decoding(tmp_path, suffix):
+    saved(tmp_path / f"a{suffix}", noise("u1", 100, 100))
+    with pytest.raises(ImageReadError, match="100 x 100.*--max-pixels"):
+        images.read(tmp_path / f"a{suffix}", max_pixels=9_999)
+    assert images.read(tmp_path / f"a{suffix}", max_pixels=10_000).size_hw == (100, 100)
+
+
+def test_pillows_own_limit_does_not_stand_in_the_way(tmp_path, monkeypatch):
+    saved(tmp_path / "a.png", noise("u1", 100, 100))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert images.read(tmp_path / "a.png").size_hw == (100, 100)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_a_complex_tiff_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((5, 5), np.complex64))
+    with pytest.raises(ImageReadError, match="complex"):
+        images.read(tmp_path / "a.tif")
+
+
+def test_planes_tiles_and_white_as_zero_are_put_right(tmp_path):
+    pixels = noise("u1", 64, 48, 3)
+    tifffile.imwrite(tmp_path / "p.tif", np.moveaxis(pixels, -1, 0), photometric="rgb", planarconfig="separate")
+    assert np.array_equal(images.read(tmp_path / "p.tif").pixels, pixels)
+    tifffile.imwrite(tmp_path / "t.tif", pixels, photometric="rgb", tile=(16, 16))
+    assert np.array_equal(images.read(tmp_path / "t.tif").pixels, pixels)
+    tifffile.imwrite(tmp_path / "w.tif", pixels[..., 0], photometric="miniswhite")
+    assert np.array_equal(images.read(tmp_path / "w.tif").pixels, 255 - pixels[..., 0])
+
+
+def test_alpha_that_was_multiplied_in_is_divided_out(tmp_path):
+    pixels = np.full((4, 4, 4), (50, 100, 0, 128), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["assocalpha"])
+    assert images.read(tmp_path / "a.tif").pixels[0, 0].tolist() == [100, 199, 0, 128]
+
+
+def test_a_jpeg_can_be_decoded_small(tmp_path):
+    saved(tmp_path / "a.jpg", noise("u1", 400, 801, 3))
+    picture = images.read(tmp_path / "a.jpg", reduce=4)
+    assert (picture.size_hw, picture.reduction, picture.full_size_hw) == ((100, 201), 4, (400, 801))
+
+
+def test_a_pipe_is_read_and_hashed(tmp_path):
+    import hashlib
+
+    data = png_bytes()
+    (tmp_path / "a.png").write_bytes(data)
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(f"cat '{tmp_path}/a.png' > '{tmp_path}/pipe'", shell=True):
+        picture = images.read(tmp_path / "pipe")
+    assert picture.sha256 == images.read(tmp_path / "a.png").sha256 == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "channels", "words"),
+    [
+        ("a.jpg", "u2", 3, "use .png or .tif"),
+        ("a.png", "f4", 1, "use .tif"),
+        ("a.png", "u1", 5, "cannot hold 5 channels; use .tif"),
+        ("a", "u1", 1, "no ending"),
+        ("a.xyz", "u1", 1, "not written as '.xyz'"),
+        ("no/a.png", "u1", 1, "does not exist"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(tmp_path, name, dtype, channels, words):
+    with pytest.raises(WriteError, match=words):
+        images.write(tmp_path / name, noise(dtype, 4, 4, channels))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jpeg_lays_transparent_pictures_on_black_and_says_so(tmp_path):
+    pixels = np.full((16, 16, 4), 255, np.uint8)
+    pixels[:, 8:, 3] = 0
+    assert "no transparency" in images.write(tmp_path / "a.jpg", pixels)[0]
+    assert images.read(tmp_path / "a.jpg").pixels[0, [2, 13], 0].tolist() == [255, 0]
+    assert images.write(tmp_path / "b.jpg", pixels[:, :8]) == ()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp", ".gif", ".ppm", ".tiff"])
+def test_other_endings_are_written(tmp_path, suffix):
+    pixels = np.kron(noise("u1", 2, 2, 3), np.ones((16, 16, 1), np.uint8))
+    images.write(tmp_path / f"a{suffix}", pixels)
+    assert np.abs(images.read(tmp_path / f"a{suffix}").pixels.astype(int) - pixels).max() <= (
+        0 if suffix != ".jpg" else 4
+    )
+
+
+def test_lzw_is_written_where_it_can_be(tmp_path):
+    images.write(tmp_path / "a.tif", pixels := noise("u1", 9, 9, 3), compression="lzw")
+    assert np.array_equal(images.read(tmp_path / "a.tif").pixels, pixels)
+    with pytest.raises(WriteError, match="LZW"):
+        images.write(tmp_path / "b.tif", noise("u2", 9, 9, 3), compression="lzw")
+
+
+def test_inputs_and_existing_files_are_safe(tmp_path):
+    path = saved(tmp_path / "a.png", noise("u1", 4, 4))
+    before = path.read_bytes()
+    with pytest.raises(WriteError, match="exists"):
+        images.write(path, noise("u1", 4, 4))
+    with pytest.raises(WriteError, match="also an input"):
+        images.write(path, noise("u1", 4, 4), overwrite=True, inputs=[path])
+    assert path.read_bytes() == before
+
+
+def test_reading_and_writing_need_no_torch(tmp_path):
+    saved(tmp_path / "a.png", noise("u1", 4, 4))
+    code = (
+        "import sys; from imgalign import images\n"
+        "p = images.read(sys.argv[1]); images.write(sys.argv[1] + '.tif', p.pixels, like=p); p.sha256\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=True)

@@ -1,0 +1,141 @@
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgalign.errors import WriteError
+from imgalign.paths import refuse_input_as_output, replacing, shown
+
+
+def names(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def write(path, data=b"new", **options):
+    with replacing(path, **options) as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain.bin", "with space.bin", "new\nline.bin", "-dash.bin", "überß 星.bin", "x" * 250]
+)
+def test_replacing_takes_any_name(tmp_path, name):
+    write(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"new"
+    assert names(tmp_path) == [name]
+
+
+def test_replacing_refuses_an_existing_file(tmp_path):
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    with pytest.raises(WriteError, match="exists; use --overwrite"):
+        write(target)
+    assert target.read_bytes() == b"old"
+
+
+def test_replacing_overwrites_when_asked_and_keeps_the_mode(tmp_path):
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    write(target, overwrite=True, sync=True)
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_replacing_a_link_keeps_the_link(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), ValueError("bug")])
+def test_replacing_leaves_nothing_behind_when_the_block_fails(tmp_path, error):
+    wanted = WriteError if isinstance(error, OSError) else type(error)
+    with pytest.raises(wanted), replacing(tmp_path / "a") as file:  # noqa: PT012 - the block is what fails
+        file.write(b"half")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_replacing_does_not_overwrite_a_file_that_came_in_between(tmp_path):
+    with pytest.raises(WriteError, match="meanwhile"), replacing(tmp_path / "a") as file:  # noqa: PT012
+        file.write(b"mine")
+        (tmp_path / "a").write_bytes(b"theirs")
+    assert (tmp_path / "a").read_bytes() == b"theirs"
+
+
+def test_replacing_works_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_replacing_says_what_is_wrong_with_the_place(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(WriteError, match="does not exist; create it first"):
+        write(tmp_path / "no" / "a")
+    with pytest.raises(WriteError, match="is a folder"):
+        write(tmp_path)
+    with pytest.raises(WriteError, match="is not a folder"):
+        write(tmp_path / "file" / "a")
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_and_says_so(tmp_path):
+    code = (
+        "import resource, signal, sys\n"
+        "from imgalign.paths import replacing\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "with replacing(sys.argv[1], overwrite=True) as file:\n"
+        "    file.write(bytes(100_000))\n"
+    )
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", code, target], capture_output=True, text=True, check=False)
+    assert "WriteError" in done.stderr
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(WriteError, match="no permission"):
+        write(tmp_path / "a")
+
+
+def test_streams_are_written_to_and_never_replaced():
+    write("/dev/null", overwrite=True)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_pipe_gets_everything(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with (tmp_path / "copy").open("wb") as copy, subprocess.Popen(["cat", pipe], stdout=copy):
+        write(pipe, bytes(300_000))
+    assert (tmp_path / "copy").stat().st_size == 300_000
+
+
+def test_inputs_are_never_outputs(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    refuse_input_as_output(tmp_path / "new", [tmp_path / "a"])
+    with pytest.raises(WriteError, match="also an input"):
+        refuse_input_as_output(tmp_path / "b", [tmp_path / "a"])
+    with pytest.raises(WriteError, match="also an input"):
+        refuse_input_as_output(tmp_path / "sub" / ".." / "a", [tmp_path / "a"])
+
+
+def test_shown_is_one_printable_line():
+    assert shown("a\nb\tü\x1b[0m") == "a\\nb\\tü\\x1b[0m"
+    assert shown(os.fsdecode(b"bad\xff.png")) == "bad\\udcff.png"
