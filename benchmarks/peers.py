@@ -116,7 +116,7 @@ def _square(matrix: Array) -> Matrix3:
 def _ecc(fixed: Array, moving: Array, model: str, start: Matrix3, rounds: int = 200) -> Matrix3:
     """One call of findTransformECC; its matrix maps the template's (fixed) pixels to the input's."""
     cv = _cv()
-    stop = (cv.TERM_CRITERIA_EPS | cv.TERM_CRITERIA_COUNT, rounds, 1e-7)
+    stop = (cv.TERM_CRITERIA_EPS | cv.TERM_CRITERIA_COUNT, rounds, 1e-6)
     try:
         found = cv.findTransformECC(fixed, moving, _start(start, model), _motion(model), stop, None, 5)[1]
     except cv.error as error:
@@ -148,7 +148,7 @@ def opencv_ecc_multiscale(fixed: Array, moving: Array, model: str) -> Matrix3:
         raise RefusedError("this OpenCV has no findTransformECCMultiScale")
     settings = cv.ECCParameters()
     settings.motionType = _motion(model)
-    settings.criteria = (cv.TERM_CRITERIA_EPS | cv.TERM_CRITERIA_COUNT, 200, 1e-7)
+    settings.criteria = (cv.TERM_CRITERIA_EPS | cv.TERM_CRITERIA_COUNT, 200, 1e-6)
     try:
         found = cv.findTransformECCMultiScale(grey(fixed), grey(moving), _start(np.eye(3), model), settings)[1]
     except cv.error as error:

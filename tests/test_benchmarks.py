@@ -214,3 +214,107 @@ def test_peer_that_raises_has_refused():
     flat = np.zeros((40, 40), np.uint8)
     answer = peers.solve("opencv_sift", flat, flat, "affine") if peers.available("opencv_sift") else None
     assert answer is None or (answer.matrix is None and not answer.trusted and answer.why)
+
+
+# ------------------------------------------------------------------ tables of the scripts
+def _attempt(**changes):
+    from benchmarks.reach import Attempt
+
+    plain = {
+        "pair": "a",
+        "kind": "easy",
+        "model": "affine",
+        "difficulty": "easy",
+        "tags": (),
+        "peer": "imgalign",
+        "error_px": 0.1,
+        "trusted": True,
+        "seconds": 0.1,
+        "probability": 0.95,
+        "sigma_px": 0.1,
+        "tolerance_px": 3.0,
+        "overlap": 0.9,
+        "rotation_deg": 1.0,
+        "scale": 1.0,
+        "why": "",
+    }
+    return Attempt(**{**plain, **changes})
+
+
+def test_reach_counts_right_false_and_refused():
+    from benchmarks.reach import figures
+
+    rows = [
+        _attempt(),
+        _attempt(error_px=2.0),
+        _attempt(error_px=9.0),
+        _attempt(error_px=float("inf"), trusted=False),
+        _attempt(trusted=False),
+    ]
+    got = figures(rows)
+    assert (got["right"], got["near"], got["false"], got["refused"]) == pytest.approx((0.4, 0.6, 0.2, 0.2))
+    assert got["median_px"] == pytest.approx(0.1)
+
+
+def test_calibration_sets_stated_beside_observed():
+    from benchmarks.reach import calibration
+
+    rows = [_attempt(probability=0.95)] * 3 + [_attempt(probability=1.0, error_px=5.0), _attempt(probability=0.12)]
+    assert [(low, n, round(seen, 2)) for low, n, _, seen in calibration(rows)] == [(0.1, 1, 1.0), (0.9, 4, 0.75)]
+
+
+def test_reach_measures_the_motion_of_a_pair():
+    from benchmarks.reach import motion
+
+    turned = geometry.about(1.5 * geometry.rotation(np.radians(-40)), np.zeros(2), np.array([3.0, 4.0]))
+    blank = np.zeros((50, 60), np.uint8)
+    pair = pairs.Pair("x", "similarity", "hard", (), blank, blank, turned, 0.5)
+    assert motion(pair) == pytest.approx((-40, 1.5))
+
+
+def test_reach_tables_and_pictures_stand_for_every_peer(tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks import reach, reach_pictures
+
+    rows = [_attempt(peer=p, kind=k) for p in ("imgalign", "opencv_sift") for k in ("easy", "unrelated")]
+    text = "\n".join(reach.tables(rows))
+    assert "| easy | opencv_sift | 1 | 100.0 |" in text
+    assert "| imgalign | 1 | 1 |" in text
+    reach_pictures.draw(rows, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "reach_threshold.png",
+        "reach_geometry.png",
+        "reach_calibration.png",
+    }
+
+
+def test_strips_of_a_large_picture_join_without_a_seam(monkeypatch):
+    from benchmarks import speed
+
+    scene = scenes.natural(np.random.default_rng(4), waves=20)
+    look = speed.small_motion("affine", (2100, 1000))
+    got = speed._look(scene, look, (2100, 1000), 1).astype(float)
+    rows = slice(1990, 2010)  # two strips meet at 2000
+    want = scene.picture(look @ peers.shift_by(0, 1990), (20, 1000))
+    assert np.abs(got[rows] - want.clip(0, 255)).mean() < 3.5  # noise of 3 grey levels
+
+
+def test_speed_table_compares_with_the_fastest_as_exact():
+    from benchmarks.speed import Timing, tables
+
+    rows = [
+        Timing("affine", 1.0, "imgalign", 0.1, 0.01, {"start": 0.02}, ""),
+        Timing("affine", 1.0, "fast", 0.05, 0.02, {}, ""),
+        Timing("affine", 1.0, "exact", 0.4, 0.005, {}, ""),
+    ]
+    assert "| affine | 1 | exact | 4.00 | start 20 |" in "\n".join(tables(rows))
+
+
+def test_gpu_script_skips_itself_without_a_device(monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    from benchmarks import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    gpu.main()
+    assert "nothing measured" in capsys.readouterr().err
