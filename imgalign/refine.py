@@ -62,6 +62,8 @@ class State:
         normal: `(B, P + 2C, P + 2C)` normal matrix of the parameters and of each channel's bias and gain.
         slope: `(B, P + 2C)` Jacobian times residual.
         loss: `(B,)` robust mean squared residual (pictures of unit contrast).
+        objective: `(B,)` the loss less that of unrelated pictures, times the overlap: a mean over the overlap
+            alone could win by sliding apart; here every pixel given up costs.
         scale: `(B,)` robust standard deviation of the residual.
         correlation: `(B,)` weighted correlation over the overlap, mean over the channels.
         overlap: `(B,)` share of the fixed picture's weight that has moving picture under it.
@@ -72,6 +74,7 @@ class State:
     normal: Tensor
     slope: Tensor
     loss: Tensor
+    objective: Tensor
     scale: Tensor
     correlation: Tensor
     overlap: Tensor
@@ -102,6 +105,7 @@ def refine(
     iterations: int = 20,
     tolerance_px: float = 0.01,
     cutoff: float = 4.0,
+    hold_overlap: bool = False,
     history: list[float] | None = None,
 ) -> State:
     """Descend from each of `(B, 3, 3)` level matrices by damped Gauss-Newton steps.
@@ -113,6 +117,8 @@ def refine(
         iterations: At most so many steps.
         tolerance_px: A row has converged when its step moves the corners by less.
         cutoff: Residuals beyond so many robust standard deviations lose weight; `inf` for plain least squares.
+        hold_overlap: Take only steps whose gain is worth the overlap they cost. For coarse levels, where sliding
+            apart could win; near the end it would pull the answer towards more overlap.
         history: The loss after each step is appended here, mean over the rows.
     """
     generators = torch.as_tensor(model.generators(problem.size_hw))
@@ -127,7 +133,8 @@ def refine(
         now = best.select(rows)
         step, length = _step(now, damping[rows], model.parameter_count, problem.size_hw)
         trial = evaluate(problem, now.matrices @ exponential(-step, generators), model, cutoff, now.scale)
-        better = (trial.loss <= now.loss) & (trial.overlap > 0)
+        better = (trial.objective <= now.objective) if hold_overlap else (trial.loss <= now.loss)
+        better &= trial.overlap > 0
         # A row whose steps all fail, however short, lies in its minimum to working precision.
         resting = (length < tolerance_px) | (~better & (damping[rows] > 1e3))
         best.put(rows[better], trial.select(better))
@@ -165,13 +172,15 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     own_scale = _residual_scale(residual, valid)
     used = own_scale if scale is None else scale
     weight, loss = _robust(residual, valid, used, cutoff)
+    loss = (loss / total.clamp_min(1e-9)).double()
     normal, slope = _normal_equations(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
     alive = total > _LEAST_WEIGHT
     return State(
         matrices=matrices,
         normal=normal,
         slope=slope,
-        loss=(loss / total.clamp_min(1e-9)).double(),
+        loss=loss,
+        objective=overlap * (loss - _unrelated_loss(used, cutoff, residual.shape[1])),
         scale=own_scale,
         correlation=correlation,
         overlap=torch.where(alive, overlap, torch.zeros_like(overlap)),
@@ -220,6 +229,14 @@ def _robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tup
     width2 = (cutoff * scale).to(residual.dtype).reshape(-1, 1, 1, 1) ** 2
     excess = 1 + residual * residual / width2
     return valid / excess, (valid * excess.log()).sum((1, 2, 3)) * width2.flatten()
+
+
+def _unrelated_loss(scale: Tensor, cutoff: float, channels: int) -> Tensor:
+    """The loss that two unrelated pictures would have: residuals of variance 2, here all of that size."""
+    if cutoff == float("inf"):
+        return torch.full_like(scale, 2.0 * channels)
+    width2 = (cutoff * scale) ** 2
+    return channels * width2 * (1 + 2.0 / width2).log()
 
 
 def _normal_equations(
