@@ -118,14 +118,15 @@ def save_params():
     Alignment("translate", shift(1, 2), (9, 9), (9, 9)).save("p.json")
 
 
-def test_ctrl_c_is_quiet_and_130(pair):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "kill"])
+def test_signal_is_quiet_and_leaves_nothing(number, status, pair):
     command = [sys.executable, "-m", "imgalign", "affine", "fixed.png", "moving.png"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         time.sleep(0.6)  # within the import of torch
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout, stderr) == (130, b"", b"")
+    assert (process.returncode, stdout, stderr) == (status, b"", b"")
     assert not [path for path in Path().iterdir() if path.name not in {"fixed.png", "moving.png"}]
 
 

@@ -5,6 +5,7 @@ answer at once.
 """
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -16,7 +17,7 @@ from imgalign import __version__
 from imgalign.errors import ImgalignError, OptionError
 
 OK, ERROR, USAGE, UNTRUSTED = 0, 1, 2, 3
-INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + SIGINT, 128 + SIGPIPE: what a shell reports for any other program
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 + the signal: what a shell reports for other programs
 
 # section of the help -> command -> where it lives. A new command is a new line.
 COMMANDS = {
@@ -137,15 +138,21 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and leave the process with its exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(prog_name="imgalign")
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else ERROR
     except KeyboardInterrupt:  # before or behind the command itself
         status = INTERRUPTED
-    if "torch" in sys.modules or status == INTERRUPTED:
+    if "torch" in sys.modules or status in {INTERRUPTED, TERMINATED}:
         _leave_at_once(status)
     sys.exit(status)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
+    """Unwind instead of dying on the spot, so that files which are not finished are removed."""
+    raise SystemExit(TERMINATED)
 
 
 def _leave_at_once(status: int) -> NoReturn:
