@@ -203,7 +203,7 @@ def _encode_lzw(file: IO[bytes], ready: Plan) -> None:
 def _encode_by_pillow(file: IO[bytes], ready: Plan, quality: int) -> None:
     pixels = np.ascontiguousarray(ready.pixels)
     if ready.palette is not None:
-        image = Image.fromarray(pixels, "P")
+        image = Image.fromarray(pixels)  # grey, of which the palette makes indices
         image.putpalette(ready.palette.tobytes(), "RGBA")
     else:
         image = Image.fromarray(pixels)

@@ -339,3 +339,24 @@ def test_reading_and_writing_need_no_torch(tmp_path):
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=True)
+
+
+def test_a_gif_keeps_its_palette(tmp_path):
+    image = Image.fromarray(noise("u1", 20, 20) % 5).convert("P")
+    image.putpalette([v for i in range(5) for v in (i * 30, 255 - i, i)])
+    image.save(tmp_path / "a.gif")
+    picture = images.read(tmp_path / "a.gif")
+    images.write(tmp_path / "b.gif", picture.pixels, like=picture)
+    assert np.array_equal(images.read(tmp_path / "b.gif").pixels, picture.pixels)
+
+
+def test_transparent_colours_of_deep_pngs_become_alpha(tmp_path):
+    from imgalign import png
+
+    pixels = noise("u2", 5, 6, 3)
+    with (tmp_path / "a.png").open("wb") as file:
+        png.write(file, pixels, chunks={b"tRNS": pixels[2, 3].astype(">u2").tobytes()})
+    read = images.read(tmp_path / "a.png")
+    assert np.array_equal(read.pixels[..., :3], pixels)
+    assert read.has_alpha
+    assert (read.pixels[2, 3, 3], read.pixels[0, 0, 3]) == (0, 65535)
