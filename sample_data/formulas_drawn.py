@@ -177,6 +177,6 @@ def head_t2(x: Field, y: Field) -> Field:
 
 def warm_light(x: Field, y: Field, colour: Field) -> Field:
     """The same scene late in the day: low sun from the right, a soft shadow across, warmer."""
-    shade = soft((0.8 * x + 0.6 * y - 150) + 14 * Noise(81)(x / 60, y / 60), 60)
-    light = np.exp(0.0022 * (x - 160) - 0.0012 * (y - 120)) * (1 - 0.5 * shade)
+    shade = soft((0.8 * x + 0.6 * y - 150) + 14 * Noise(81)(x / 60, y / 60), 90)
+    light = np.exp(0.0018 * (x - 160) - 0.001 * (y - 120)) * (1 - 0.38 * shade)
     return mix(np.full(x.shape, 0.85), colour * [1.12, 0.98, 0.78], colour.mean(1, keepdims=True)) * light[:, None]
