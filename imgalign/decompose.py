@@ -107,7 +107,7 @@ def recompose(numbers: PlainNumbers, size_hw: tuple[int, int]) -> Float:
     about[:2, 2], about[2, :2] = shift, perspective
     centre = centre_of(size_hw)
     out = _shifted(centre) @ about @ _shifted(-centre)
-    return out / out[2, 2] if out[2, 2] else out  # type: ignore[no-any-return]
+    return out / out[2, 2] if out[2, 2] else out
 
 
 def is_affine(matrix: ArrayLike) -> bool:
@@ -125,7 +125,7 @@ def theta_of(matrix: ArrayLike, fixed_hw: tuple[int, int], moving_hw: tuple[int,
         return None
     m = np.asarray(matrix, float)
     theta = _normalising(moving_hw) @ (m / m[2, 2]) @ np.linalg.inv(_normalising(fixed_hw))
-    return theta[:2]  # type: ignore[no-any-return]
+    return theta[:2]
 
 
 def corner_jacobian(matrix: ArrayLike, size_hw: tuple[int, int], points: ArrayLike) -> Float:
@@ -140,7 +140,7 @@ def corner_jacobian(matrix: ArrayLike, size_hw: tuple[int, int], points: ArrayLi
 def point_covariance(matrix: ArrayLike, size_hw: tuple[int, int], covariance: ArrayLike, points: ArrayLike) -> Float:
     """Joint covariance `(2 N, 2 N)` of mapped points, from that of the four mapped corners `(8, 8)`."""
     jacobian = corner_jacobian(matrix, size_hw, points)
-    return jacobian @ np.asarray(covariance, float) @ jacobian.T  # type: ignore[no-any-return]
+    return jacobian @ np.asarray(covariance, float) @ jacobian.T
 
 
 _NAMES: dict[str, tuple[str, ...]] = {
