@@ -29,6 +29,8 @@ KINDS = ("repetitive", "stars", "unrelated", "modal")
 REPETITIVE = ("brick", "text", "page", "grass", "gravel", "lattice")
 CHANNELS = ("astronaut", "chelsea", "coffee", "china", "flower", "retina", "motorcycle_left", "ihc", "rocket")
 HARD = ("light", "dark", "remap", "invert", "blur", "noise", "jpeg", "occluder", "foreground", "bit16", "flatlight")
+# Together these would leave nothing to see; the first stays.
+DROWNED = {"dark": {"noise", "flatlight", "jpeg"}, "flatlight": {"noise", "jpeg"}, "remap": {"invert"}}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ def _tags(rng: np.random.Generator, difficulty: str) -> set[str]:
     tags = {str(t) for t in rng.choice(HARD, rng.choice([1, 2, 3], p=[0.6, 0.33, 0.07]), replace=False)}
     if rng.random() < 0.15:
         tags.add("grey")
-    return tags - {"invert"} if "remap" in tags else tags
+    for stronger, weaker in DROWNED.items():
+        if stronger in tags:
+            tags -= weaker
+    return tags
 
 
 def _spoil(
