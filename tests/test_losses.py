@@ -117,6 +117,17 @@ def test_robust_ignores_an_occluder_that_pulls_least_squares_away() -> None:
     assert errors["robust"] < 0.2 * errors["ssd"]
 
 
+def test_robust_does_not_take_misplaced_letters_for_outliers_on_white_paper() -> None:
+    letters, random = blobs(count=8, extent=64), torch.Generator().manual_seed(0)
+
+    def page(shift: torch.Tensor | tuple[float, float]) -> torch.Tensor:  # 7 % ink, with sharp edges
+        return 1 - torch.sigmoid((render(letters, shift, size=64) - 0.3) * 25)
+
+    noise = 0.01 * torch.randn(2, 1, 1, 64, 64, generator=random, dtype=torch.float64)
+    found = descend(lambda shift: robust(page((0.0, 0.0)) + noise[0], page(shift) + noise[1]), (2.5, -2.0))
+    assert found.abs().max() < 0.02  # with the plain median as scale it stays where it starts
+
+
 def test_ssd_is_one_minus_the_squared_correlation_and_ncc_one_minus_it() -> None:
     fixed, warped = random_image(1, 1, 9, 11), 0.4 * random_image(1, 1, 9, 11) + random_image(1, 1, 9, 11, seed=1)
     rho = np.corrcoef(fixed.flatten().numpy(), warped.flatten().numpy())[0, 1]
@@ -216,7 +227,7 @@ def test_degenerate_images_give_a_finite_loss_and_finite_derivatives(name: str, 
         value.sum().backward()
         # Pixels far from the median cost the robust loss less than their square; the rounded absolute value of the
         # gradient loss is short by a hundredth of the mean length.
-        assert value.item() == pytest.approx(wanted, abs={"robust": 0.1, "gradient": 0.01}.get(name, 1e-3))
+        assert value.item() == pytest.approx(wanted, abs={"robust": 0.2, "gradient": 0.01}.get(name, 1e-3))
         assert warped.grad is not None
         assert warped.grad.isfinite().all()
 
