@@ -1,5 +1,7 @@
 """Everything that people hand to a program by mistake: one line on stderr, the right status, no half a file."""
 
+import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -7,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from conftest import opened, render
+import torch
+from conftest import json_lines, opened, render, shift
 from PIL import Image
+
+from imgalign.alignment import Alignment
+from imgalign.record import to_dict
 
 
 def png_header(width, height):
@@ -89,13 +95,6 @@ def test_unreadable_mask_or_start_is_one_line(option, pair, invoke):
 
 
 def params(**changes):
-    import json
-
-    from conftest import shift
-
-    from imgalign.alignment import Alignment
-    from imgalign.record import to_dict
-
     return json.dumps({**to_dict(Alignment("affine", shift(1, 2), (120, 144), (120, 144))), **changes})
 
 
@@ -176,14 +175,12 @@ def test_unusual_but_usable_picture_is_aligned(make, pair, invoke):
     (odd,) = Path().glob("odd.*")
     result = invoke("translate", odd, pair.moving, "--json", "--no-image")
     assert result.exit_code == 0, result.stderr
-    from conftest import json_lines
 
     found = np.array(json_lines(result.stdout)[0]["moving_from_fixed"])
     assert np.abs(found - pair.moving_from_fixed).max() < 0.25  # dithering to 1 bit is the worst of them
 
 
 def test_absent_device_is_one_line(pair, invoke):
-    torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is one")
     result = invoke("translate", pair.fixed, pair.moving, "--device", "cuda")
@@ -193,8 +190,6 @@ def test_absent_device_is_one_line(pair, invoke):
 
 
 def test_read_only_folder_is_one_line(pair, invoke):
-    import os
-
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     folder = Path("closed")

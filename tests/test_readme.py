@@ -9,6 +9,8 @@ import pytest
 from conftest import ROOT, render, shift
 from PIL import Image
 
+from imgalign.cli import COMMANDS
+
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -80,8 +82,6 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_commands_example_in_the_docs_is_a_command():
-    from imgalign.cli import COMMANDS
-
     known = {name for section in COMMANDS.values() for name in section}
     text = "\n".join(path.read_text("utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "shell.md"))
     used = set(re.findall(r"^(?:.*\| )?imgalign ([a-z]+) ", "\n".join(blocks("sh", text)), re.MULTILINE))

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, opened
+from conftest import ROOT, opened, shift
 
 from imgalign import load
+from imgalign.alignment import Alignment
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
 
@@ -111,10 +112,6 @@ def test_reader_that_leaves_ends_the_run_with_141(pair, shell):
 
 
 def save_params():
-    from conftest import shift
-
-    from imgalign.alignment import Alignment
-
     Alignment("translate", shift(1, 2), (9, 9), (9, 9)).save("p.json")
 
 
