@@ -117,7 +117,7 @@ def draw_linear(rng: np.random.Generator, model: str, reach: Range) -> NDArray[n
     if rng.random() < 0.1 and reach.rotation_deg == 180:
         linear = rotation(np.pi + rng.uniform(-0.1, 0.1))
     if model != "rigid":
-        linear = linear * np.exp(_far_or_near(rng, reach.log_scale, 0.3, 0.3))
+        linear = linear * np.exp(_far_or_near(rng, reach.log_scale, 0.3, 0.55))
     if model in ("affine", "homography"):
         linear = linear @ (np.eye(2) + rng.uniform(-reach.shear, reach.shear, (2, 2)) * [[0.7, 1.0], [0.3, 0.7]])
     return linear

@@ -11,6 +11,8 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from benchmarks.pairs import DIFFICULTIES, KINDS
+
 if TYPE_CHECKING:
     from benchmarks.reach import Attempt
 
@@ -31,7 +33,7 @@ def _style(name: str) -> dict[str, Any]:
 
 def against_threshold(attempts: list["Attempt"], path: Path) -> None:
     """Share of pairs under an error, one panel a kind."""
-    kinds = list(dict.fromkeys(a.kind for a in attempts))
+    kinds = [k for k in (*DIFFICULTIES, *KINDS) if any(a.kind == k for a in attempts)]
     figure, axes = plt.subplots(
         1, len(kinds), figsize=(3.6 * len(kinds), 3.4), sharey=True, layout="constrained", squeeze=False
     )

@@ -20,32 +20,47 @@ class Views:
     samples: tuple[int, int]
 
 
+LEAST_REDUCTION, LEAST_SIDE = 1.45, 100  # of the two pictures' mean reduction; px
+
+
+def _sizes(rng: np.random.Generator, difficulty: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Heights and widths of both pictures."""
+    aspect, side = rng.choice([1.0, 4 / 3, 3 / 4, 1.2]), rng.uniform(200, 440)
+    fixed_hw = round(side / max(aspect, 1)), round(side * min(aspect, 1))
+    differ = rng.random() < {"easy": 0.1, "medium": 0.25, "hard": 0.3}[difficulty]
+    stretch = rng.uniform(0.8, 1.3, 2) if differ else np.ones(2)
+    return fixed_hw, (round(fixed_hw[0] * stretch[0]), round(fixed_hw[1] * stretch[1]))
+
+
 def place(rng: np.random.Generator, source_hw: tuple[int, int], model: str, difficulty: str) -> Views:
-    """Draw a transform and lay both pictures inside the photograph."""
-    for attempt in range(60):
-        aspect = rng.choice([1.0, 4 / 3, 3 / 4, 1.2])
-        side = rng.uniform(200, 440) / (1 + 0.01 * attempt)
-        fixed_hw = round(side / max(aspect, 1)), round(side * min(aspect, 1))
-        other = rng.random() < {"easy": 0.1, "medium": 0.25, "hard": 0.3}[difficulty]
-        stretch = rng.uniform(0.8, 1.3, 2) if other else np.ones(2)
-        moving_hw = round(fixed_hw[0] * stretch[0]), round(fixed_hw[1] * stretch[1])
+    """Draw a transform and lay both pictures inside the photograph.
+
+    Where the photograph is too small for both, the pictures shrink and the transform with them:
+    drawing again would leave only the tame transforms.
+    """
+    room = np.array([source_hw[1] - 3, source_hw[0] - 3])
+    while True:
+        fixed_hw, moving_hw = _sizes(rng, difficulty)
         truth = draw_transform(rng, model, RANGES[difficulty], fixed_hw, moving_hw)
-        both = np.r_[corners(fixed_hw), project(np.linalg.inv(truth), corners(moving_hw))]
         turn = rotation(rng.choice([0, np.pi / 2, np.pi, -np.pi / 2]) + rng.uniform(-0.35, 0.35))
-        turned = both @ turn.T
-        extent = np.ptp(turned, axis=0)
+        turned = np.r_[corners(fixed_hw), project(np.linalg.inv(truth), corners(moving_hw))] @ turn.T
+        largest = float((room / (np.ptp(turned, axis=0) + 1)).min())
         between = np.sqrt(abs(np.linalg.det(truth[:2, :2])))  # moving pixels a fixed pixel
-        largest = min((source_hw[1] - 3) / extent[0], (source_hw[0] - 3) / extent[1])
-        reduction = rng.uniform(2.0, 3.0) * max(1.0, np.sqrt(between))
-        reduction = min(reduction, largest)
-        if reduction / max(1.0, np.sqrt(between)) < 1.3 or reduction / between < 1.1:
-            continue  # too little photograph for pictures of this size
-        room = np.array([source_hw[1] - 3, source_hw[0] - 3]) - reduction * extent
-        corner = 1 + rng.uniform(0, 1, 2) * np.maximum(room, 0) - reduction * turned.min(0)
+        wanted = float(rng.uniform(2.0, 3.0)) * np.sqrt(between)  # both pictures share the reduction
+        reduction = max(min(wanted, largest), LEAST_REDUCTION * np.sqrt(between))
+        shrunk = min(1.0, largest / reduction)
+        fixed_hw, moving_hw = ((int(h * shrunk), int(w * shrunk)) for h, w in (fixed_hw, moving_hw))
+        if min(*fixed_hw, *moving_hw) < LEAST_SIDE:
+            continue  # too little photograph
+        smaller = about(shrunk * np.eye(2), np.array([-0.5, -0.5]), np.array([-0.5, -0.5]))
+        truth = smaller @ truth @ np.linalg.inv(smaller)
+        turned = np.r_[corners(fixed_hw), project(np.linalg.inv(truth), corners(moving_hw))] @ turn.T
+        free = np.maximum(room - reduction * np.ptp(turned, axis=0), 0)
+        corner = 1 + rng.uniform(0, 1, 2) * free - reduction * turned.min(0)
         source_from_fixed = about(reduction * turn, np.zeros(2), corner)
-        samples = (int(np.ceil(reduction)), int(np.ceil(reduction / between)))
-        return Views(truth, source_from_fixed, source_from_fixed @ np.linalg.inv(truth), fixed_hw, moving_hw, samples)
-    return place(rng, (source_hw[0] * 2, source_hw[1] * 2), model, difficulty)
+        samples = (int(np.ceil(reduction)), max(1, int(np.ceil(reduction / between))))
+        source_from_moving = source_from_fixed @ np.linalg.inv(truth)
+        return Views(truth / truth[2, 2], source_from_fixed, source_from_moving, fixed_hw, moving_hw, samples)
 
 
 def fits(views: Views, source_hw: tuple[int, int]) -> bool:
