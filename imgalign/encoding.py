@@ -45,7 +45,7 @@ def plan(path: Path, pixels: Pixels, *, like: Picture | None, has_alpha: bool | 
         WriteError: If the format is unknown or cannot hold the pixels; without the file's name.
     """
     suffix = path.suffix.lower()
-    _check_suffix(suffix)
+    check_suffix(suffix)
     pixels = _tidied(pixels)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if has_alpha is None:
@@ -74,7 +74,12 @@ def encode(file: IO[bytes], ready: Plan, *, compression: Compression, quality: i
         _encode_by_pillow(file, ready, quality)
 
 
-def _check_suffix(suffix: str) -> None:
+def check_suffix(suffix: str) -> None:
+    """Refuse an ending, in small letters, that stands for no format that is written.
+
+    Raises:
+        WriteError: Without the file's name.
+    """
     if not suffix:
         raise WriteError("has no ending, so that its format is unknown; call it something.png or something.tif")
     Image.init()

@@ -19,7 +19,7 @@ from imgalign.errors import ImageReadError, WriteError
 from imgalign.paths import refuse_input_as_output, replacing, shown
 from imgalign.picture import Metadata, Picture, Pixels
 
-__all__ = ["MAX_PIXELS", "Metadata", "Picture", "can_hold_alpha", "file_and_page", "read", "write"]
+__all__ = ["MAX_PIXELS", "Metadata", "Picture", "can_hold_alpha", "check_name", "file_and_page", "read", "write"]
 
 MAX_PIXELS = 500_000_000
 """Pictures with more are refused unless the caller raises the limit: a small file can unpack into all of the memory."""
@@ -117,6 +117,18 @@ def write(
     with replacing(path, overwrite=overwrite) as file:
         encoding.encode(file, plan, compression=compression, quality=quality)
     return plan.notes
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name whose ending stands for no format that is written, before the work is done for it.
+
+    Raises:
+        WriteError: Naming the file.
+    """
+    try:
+        encoding.check_suffix(Path(path).suffix.lower())
+    except WriteError as error:
+        raise WriteError(f"{shown(path)}: {error}") from None
 
 
 def _opened(file: Path) -> IO[bytes]:

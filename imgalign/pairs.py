@@ -139,6 +139,18 @@ def to_read(jobs: Sequence[Job], *, overwrite: bool) -> list[str]:
     return [job.moving for job in jobs if overwrite or not any(path.exists() for path in job.outputs)]
 
 
+def check_writable(job: Job, *, overwrite: bool) -> None:
+    """Refuse a job whose outputs exist, or whose picture would have no format, before any work is done for it.
+
+    Raises:
+        WriteError: Naming the file.
+    """
+    if job.image is not None:
+        images.check_name(job.image)
+    if not overwrite:
+        check_new(job.outputs)
+
+
 class Aligner:
     """Aligns jobs that share FIXED and the options: those are read once, and the next MOVING is read ahead.
 
@@ -175,8 +187,7 @@ class Aligner:
             ImgalignError: What went wrong, in one line that names the file.
         """
         job = replace(job, fixed_gradmap=self._fixed_gradmap)
-        if not self._writing.overwrite:
-            check_new(job.outputs)
+        check_writable(job, overwrite=self._writing.overwrite)
         moving, seconds = self._reader.take(job.moving)
         with naming(moving):
             alignment = align_pictures(
@@ -216,8 +227,7 @@ class Centerer:
         """
         from imgalign.center import center
 
-        if not self._writing.overwrite:
-            check_new(job.outputs)
+        check_writable(job, overwrite=self._writing.overwrite)
         picture, seconds = self._reader.take(job.moving)
         with naming(picture):
             found = center(comparable(picture), **{**vars(self._finding), "mask": self._mask})
@@ -319,8 +329,7 @@ def apply_file(
         ImgalignError: If it cannot be read, has not the size the transform is for, or cannot be written.
     """
     assert job.image is not None
-    if not writing.overwrite:
-        check_new(job.outputs)
+    check_writable(job, overwrite=writing.overwrite)
     picture, _ = reader.take(job.moving)
     if rescale:
         alignment = at_density(alignment, picture.size_hw)

@@ -211,6 +211,12 @@ class TestFiles:
         assert Path("moving.aligned.png").read_bytes() == b"precious"
         assert not Path("moving.params.json").exists()
 
+    @pytest.mark.parametrize("name", ["out.xyz", "out"])
+    def test_unknown_format_is_found_before_the_work(self, name, pair, invoke, fake_align):
+        result = invoke("rigid", pair.fixed, pair.moving, "--output", name)
+        assert (result.exit_code, fake_align.calls) == (1, [])
+        assert result.stderr.startswith(f"Error: {name}: ")
+
     def test_overwrite_replaces(self, pair, invoke):
         Path("moving.aligned.png").write_bytes(b"old")
         assert invoke("rigid", pair.fixed, pair.moving, "--overwrite").exit_code == 0

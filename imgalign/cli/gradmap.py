@@ -10,7 +10,7 @@ from imgalign.cli import OK, options
 from imgalign.cli.run import run
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
-from imgalign.outputs import Job, check, check_folders, check_new, job_outputs, plan
+from imgalign.outputs import Job, check, check_folders, job_outputs, plan
 from imgalign.paths import shown
 
 _SECTION = "The map"
@@ -112,10 +112,10 @@ def _write_map(job: Job, given: dict[str, Any], talk: Talk) -> int:
     from imgalign import images
     from imgalign.gradmap import as_picture, full_scale, gradmap, largest
     from imgalign.laying import naming, numbers_like
+    from imgalign.pairs import check_writable
 
     assert job.image is not None
-    if not given["overwrite"]:
-        check_new(job.outputs)
+    check_writable(job, overwrite=given["overwrite"])
     picture = images.read(job.moving, max_pixels=given["max_pixels"])
     floats = job.image.suffix.lower() in {".tif", ".tiff"} and not (given["bits"] or given["colormap"])
     with naming(picture):
