@@ -7,21 +7,14 @@ the picture, and so the blur brings no bias of scale.
 """
 
 import math
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as nn
 
 from imgalign._types import Image, Weight
-
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution of a picture: `reduction` full-size pixels make one pixel here, per axis."""
-
-    image: Image
-    weight: Weight
-    reduction: int
+from imgalign.coords import level_from_full
+from imgalign.sampling import sample_grid
 
 
 def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
@@ -38,13 +31,24 @@ def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
     return nn.avg_pool2d(image * weight, factor) / mean_weight.clamp_min(1e-6), mean_weight
 
 
-def build(image: Image, weight: Weight, smallest: int = 24, count: int | None = None) -> list[Level]:
-    """The levels of a picture, finest first, each half the one before, down to `smallest` pixels a side."""
-    levels = [Level(image, weight, 1)]
-    while (count is None or len(levels) < count) and min(levels[-1].image.shape[-2:]) >= 2 * smallest:
-        last = levels[-1]
-        levels.append(Level(*reduce(last.image, last.weight, 2), last.reduction * 2))
-    return levels
+def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weight]:
+    """A picture reduced by any factor: blurred by what the new pixels cannot hold, then sampled at their centres."""
+    if reduction <= 1.0:
+        return image, weight
+    h, w = image.shape[-2:]
+    size_hw = (max(8, round(h / reduction)), max(8, round(w / reduction)))
+    whole = min(int(reduction), h // 8, w // 8)  # blocks first: the blur then costs little on large pictures
+    sigma = 0.5 * math.sqrt(max(reduction**2 - whole**2, 0.0)) / whole
+    if whole > 1:
+        image, weight = reduce(image, weight, whole)
+    if sigma > 0.2:
+        image = masked_blur(image, weight, sigma)
+    block_from_level = level_from_full(whole) @ np.linalg.inv(level_from_full(reduction))
+    both = torch.cat([image, weight], 1)
+    out, valid = sample_grid(both, torch.as_tensor(block_from_level)[None], size_hw)
+    # The last level pixel may hang half a block over the border; its value is the border's, and that is fine.
+    inner = valid.to(out.dtype).clamp_min(0.5)
+    return out[:, :1], out[:, 1:] * (inner > 0)
 
 
 def blur(image: Image, sigma: float) -> Image:

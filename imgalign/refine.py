@@ -38,6 +38,8 @@ class Problem:
         weight: `(1, 1, h, w)` soft mask of the fixed picture.
         moving: Reader of the moving picture, with its mask.
         oriented: The last two channels are a double-angle orientation field, which turns with the picture.
+        gain: What each sample of the moving picture is multiplied by, `(1, C, h, w)`, and
+        offset: what is taken off then: changes of light, known beforehand.
     """
 
     fixed: Image
@@ -46,6 +48,8 @@ class Problem:
     weight: Weight
     moving: Reader
     oriented: bool = False
+    gain: Image | None = None
+    offset: Image | None = None
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -163,7 +167,9 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     points = mapped_grid(matrices, problem.size_hw, problem.fixed.dtype)
     moving = problem.moving.values(points)
     if problem.oriented:
-        moving = _turned(moving, matrices, problem.size_hw)
+        moving = turned(moving, matrices, problem.size_hw)
+    if problem.gain is not None and problem.offset is not None:
+        moving = torch.addcmul(-problem.offset, moving, problem.gain)
     valid = problem.moving.weights(points) * problem.weight
     total = valid.sum((1, 2, 3))
     overlap = (total / problem.weight.sum((1, 2, 3)).clamp_min(1e-9)).double()
@@ -188,7 +194,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     )
 
 
-def _turned(moving: Image, matrices: Matrix, size_hw: tuple[int, int]) -> Image:
+def turned(moving: Image, matrices: Matrix, size_hw: tuple[int, int]) -> Image:
     """Turn the double-angle channels back by each hypothesis' own rotation."""
     a = matrices[:, :2, :2]
     angle = 2 * torch.atan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])
@@ -327,3 +333,40 @@ def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
         out[axis, i, j + 1] -= field[2, 0]
         out[axis, i + 1, j] -= field[2, 1]
     return out[:, : degree + 1, : degree + 1]
+
+
+def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, tile: int) -> Tensor:
+    """Jacobian times residual at the first row's matrix, summed over square tiles: `(tiles, P)`, float64.
+
+    Bias and gain are eliminated as in `State.information`. At the minimum the tiles sum to nothing; how far
+    they scatter says how well the parameters are known.
+    """
+    matrices = state.matrices[:1]
+    points = mapped_grid(matrices, problem.size_hw, problem.fixed.dtype)
+    moving = problem.moving.values(points)
+    if problem.gain is not None and problem.offset is not None:
+        moving = torch.addcmul(-problem.offset, moving, problem.gain)
+    valid = problem.moving.weights(points) * problem.weight
+    fixed_n, moving_n, gain, _ = _normalised(problem.fixed, moving, valid)
+    residual = moving_n - fixed_n
+    weight = _robust(residual, valid, state.scale[:1], cutoff)[0]
+    basis = _basis(model, problem.size_hw)
+    wr = weight * residual
+
+    def tiles(image: Tensor) -> Tensor:
+        h, w = image.shape[-2:]
+        padded = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
+        return (torch.nn.functional.avg_pool2d(padded, tile) * tile**2).flatten().double()
+
+    degree = basis.p.shape[-1]
+    px, py = (t[:, :degree].to(wr.dtype) for t in (basis.powers_x, basis.powers_y))
+    columns = []
+    for p, q in zip(basis.p.to(wr.dtype), basis.q.to(wr.dtype), strict=True):
+        along = problem.gradient_x * (py @ p @ px.T) + problem.gradient_y * (py @ q @ px.T)
+        columns.append(tiles((along * gain * wr).sum(1, keepdim=True)))
+    nuisance = [tiles(wr.sum(1, keepdim=True)), tiles((wr * 0.5 * (fixed_n + moving_n)).sum(1, keepdim=True))]
+    count = len(columns)
+    normal = state.normal[0]
+    mixing = torch.linalg.solve(normal[count:, count:] + 1e-9 * torch.eye(2), normal[count:, :count])
+    scores = torch.stack(columns, 1) - torch.stack(nuisance, 1) @ mixing
+    return scores[tiles(valid) > 0]

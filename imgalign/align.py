@@ -1,0 +1,437 @@
+"""`align`: two pictures in, one transform and a verdict out.
+
+    pictures -> planes -> start (cheap ones first) -> ladder -> polish -> verdict -> Alignment
+"""
+
+import math
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign import verdict
+from imgalign._types import Matrix3
+from imgalign.alignment import Alignment
+from imgalign.coords import corners, level_from_full
+from imgalign.decompose import decompose, mapped, plain_sigma
+from imgalign.descent import OPTIMIZERS, descend
+from imgalign.errors import DeviceError, OptionError, ShapeError
+from imgalign.ladder import Ladder
+from imgalign.losses import LOSSES
+from imgalign.plane import Plane, plane
+from imgalign.polish import Polished, polish
+from imgalign.sampling import KERNELS
+from imgalign.search import Hypothesis, distinct, full_range, search
+from imgalign.transforms import Model, corner_distance, get_model, local_scale
+
+_BASE_PIXELS = 1.3e6  # up to this size the finest level is always used; above it, as far as the precision asks
+_SURE = 0.9  # a cheap start with this probability needs no search
+_LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The options that shape a result."""
+
+    model: str
+    loss: str
+    optimizer: str
+    sampler: str
+    levels: int | None
+    iterations: int | None
+    lr: float | None
+    max_shift: float | None
+    max_rotation: float | None
+    max_scale: float | None
+    allow_mirror: bool
+    precision: float
+    trust: float
+    seed: int
+
+
+def align(
+    fixed: Any,
+    moving: Any,
+    *,
+    model: str = "affine",
+    loss: str = "auto",
+    optimizer: str = "lm",
+    sampler: str = "cubic",
+    levels: int | None = None,
+    iterations: int | None = None,
+    lr: float | None = None,
+    init: Any = "auto",
+    mask: Any = None,
+    moving_mask: Any = None,
+    max_shift: float | None = None,
+    max_rotation: float | None = None,
+    max_scale: float | None = None,
+    allow_mirror: bool = False,
+    precision: float = 0.01,
+    trust: float = 0.5,
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+) -> Alignment | tuple[Alignment, ...]:
+    """Find the transform that lays `moving` over `fixed`.
+
+    Args:
+        fixed: The picture that stays: NumPy `(H, W)` or `(H, W, C)` of any dtype, PIL image, or tensor `(H, W)`,
+            `(C, H, W)` or `(B, C, H, W)`. Two or four channels end in alpha; NaN and alpha are masks by themselves.
+        moving: The picture brought to it, in any of these forms, of any size.
+        model: `translate`, `rigid`, `similarity`, `affine` or `homography`.
+        loss: `auto` and `robust` let occluders go, `ssd` and `ncc` are plain squares, `lncc` solves gain and bias
+            around each pixel; `gradient` and `mi` descend by L-BFGS.
+        optimizer: `lm` (Levenberg-Marquardt), `sgd`, `adam` or `lbfgs`.
+        sampler: `nearest`, `bilinear` or `cubic`, for the optimizers other than `lm`, which reads cubic splines.
+        levels: Levels of the pyramid that the other optimizers use.
+        iterations: Most steps on a level.
+        lr: Learning rate of `sgd`, `adam` and `lbfgs`.
+        init: `auto` (search), `identity`, `center`, `phase`, a 3 x 3 `moving_from_fixed`, or an `Alignment`.
+        mask: `(H, W)` weights of the fixed picture, 0 to 1.
+        moving_mask: The same of the moving picture.
+        max_shift: Largest shift of the picture centre, px.
+        max_rotation: Largest rotation, degrees.
+        max_scale: Largest magnification or reduction, a factor.
+        allow_mirror: Look for mirror images too.
+        precision: Standard deviation of the corners, px, that is enough: large pictures are not refined further.
+        trust: Least probability of a trusted result.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: Threads for PyTorch; all cores by default.
+        seed: Kept in the record; nothing here is left to chance.
+
+    Returns:
+        The result; for batches of tensors a tuple of results. Failing to align is a result that is not trusted.
+
+    Raises:
+        OptionError: If an option has a value that cannot work.
+        ShapeError: If a picture or mask cannot be aligned.
+        DeviceError: If there is no such device.
+    """
+    wanted = _Wanted(
+        model, loss, optimizer, sampler, levels, iterations, lr, max_shift, max_rotation, max_scale, allow_mirror,
+        precision, trust, seed,
+    )  # fmt: skip
+    _check(wanted, init)
+    if threads is not None:
+        if threads < 1:
+            raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
+        torch.set_num_threads(threads)
+    where = _device(device)
+    batched = [x.shape[0] for x in (fixed, moving) if isinstance(x, Tensor) and x.ndim == 4]
+    with torch.no_grad():
+        if not batched:
+            return _align_pair(plane(fixed, mask, where, "fixed"), plane(moving, moving_mask, where, "moving"), init, wanted)
+        if len(set(batched)) != 1:
+            raise ShapeError(f"fixed and moving must have one batch size, got {batched[0]} and {batched[1]}")
+
+        def row(picture: Any, index: int) -> Any:
+            return picture[index] if isinstance(picture, Tensor) and picture.ndim == 4 else picture
+
+        return tuple(
+            _align_pair(
+                plane(row(fixed, i), mask, where, "fixed"), plane(row(moving, i), moving_mask, where, "moving"), init, wanted
+            )
+            for i in range(batched[0])
+        )
+
+
+def _check(wanted: _Wanted, init: Any) -> None:
+    get_model(wanted.model)
+    for name, value, known in (
+        ("loss", wanted.loss, ("auto", *LOSSES)),
+        ("optimizer", wanted.optimizer, ("lm", *OPTIMIZERS)),
+        ("sampler", wanted.sampler, KERNELS),
+    ):
+        if value not in known:
+            raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+    for name in ("levels", "iterations", "lr", "max_shift", "precision"):
+        value = getattr(wanted, name)
+        if value is not None and not value > 0:
+            raise OptionError(f"{name} must be above 0, got {value}")
+    if wanted.max_scale is not None and not wanted.max_scale >= 1:
+        raise OptionError(f"max_scale is a factor of 1 or more, got {wanted.max_scale}")
+    if not 0 <= wanted.trust <= 1:
+        raise OptionError(f"trust is a probability between 0 and 1, got {wanted.trust}")
+    if isinstance(init, str) and init not in ("auto", "identity", "center", "phase"):
+        raise OptionError(f"unknown init {init!r}; choose auto, identity, center, phase, or give a 3 x 3 matrix")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        # The search and the small levels are many small steps, which a CPU takes faster than it can ask a GPU.
+        return torch.device("cpu")
+    if name not in ("cpu", "cuda", "mps"):
+        raise OptionError(f"unknown device {name!r}; choose auto, cpu, cuda or mps")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[name]:
+        raise DeviceError(f"no {name} device on this machine; use --device cpu or auto")
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of one set of starts."""
+
+    polished: Polished
+    evidence: verdict.Evidence
+    probability: float
+
+
+class _Pair:
+    """One pair of pictures on its way from starts to an answer; keeps what several attempts share."""
+
+    def __init__(self, fixed: Plane, moving: Plane, wanted: _Wanted) -> None:
+        self.fixed, self.moving, self.wanted = fixed, moving, wanted
+        self.model = get_model(wanted.model)
+        self.size_hw = fixed.size_hw
+        pixels = max(math.prod(fixed.size_hw), math.prod(moving.size_hw))
+        self.base = max(1, math.ceil(math.sqrt(pixels / _BASE_PIXELS)))
+        shortest = min(*fixed.size_hw, *moving.size_hw)
+        self.base = min(self.base, max(1, shortest // 32))
+        self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
+        self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
+
+    def answer(self, starts: list[Hypothesis], *, wide: bool) -> _Answer | None:
+        """The best that refinement makes of some starts."""
+        began = time.perf_counter()
+        ranked = self.ladder.climb(starts, self.model, self.size_hw, wide=wide)
+        ranked = [h for h in ranked if self.allowed(h.moving_from_fixed)]
+        if not ranked:
+            return None
+        polished = self.polish(ranked[0].moving_from_fixed)
+        self.seconds["refine"] += time.perf_counter() - began
+        began = time.perf_counter()
+        evidence = self.judge(polished, ranked)
+        self.seconds["verdict"] += time.perf_counter() - began
+        return _Answer(polished, evidence, verdict.probability(evidence))
+
+    def polish(self, moving_from_fixed: Matrix3) -> Polished:
+        """The last levels: as fine as the precision asks, all the way on pictures of moderate size."""
+        reduction = self.base
+        done = self._polish_at(moving_from_fixed, reduction)
+        while reduction > 1 and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
+            reduction = max(1, reduction // 2)
+            done = self._polish_at(done.moving_from_fixed, reduction)
+        return done
+
+    def _polish_at(self, moving_from_fixed: Matrix3, reduction: int) -> Polished:
+        level = level_from_full(reduction)
+        full = np.linalg.inv(level)
+        done = polish(
+            self.fixed.at(reduction),
+            self.moving.at(reduction),
+            level @ moving_from_fixed @ full,
+            self.model,
+            iterations=self.wanted.iterations or 10,
+            robust=self.wanted.loss in ("auto", "robust", "lncc"),
+            light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),
+        )
+        matrix = full @ done.moving_from_fixed @ level
+        # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
+        return replace(done, moving_from_fixed=matrix / matrix[2, 2], covariance=done.covariance * reduction**2)
+
+    def judge(self, polished: Polished, ranked: list[Hypothesis]) -> verdict.Evidence:
+        """Evidence for and against an answer, on a middle level."""
+        matrix = polished.moving_from_fixed
+        reduction = self.ladder.reductions[min(1, len(self.ladder.reductions) - 1)]
+        rung = self.ladder.rung(reduction, local_scale(matrix, self.size_hw))
+        return verdict.collect(
+            rung.problem,
+            rung.to_level(matrix),
+            hypotheses=ranked,
+            answer=Hypothesis(matrix, ranked[0].score),
+            size_hw=self.size_hw,
+            corner_sigma_px=corner_sigma(polished, self.model, self.size_hw),
+            overlap=polished.overlap,
+            correlation=polished.correlation,
+        )
+
+    def allowed(self, moving_from_fixed: Matrix3) -> bool:
+        """Within the bounds that the user set."""
+        w = self.wanted
+        if w.max_shift is None and w.max_rotation is None and w.max_scale is None:
+            return True
+        numbers = decompose(moving_from_fixed, self.size_hw)
+        shift = math.hypot(*numbers.shift_px)
+        scale = local_scale(moving_from_fixed, self.size_hw)
+        return (
+            (w.max_shift is None or shift <= w.max_shift)
+            and (w.max_rotation is None or abs(numbers.rotation_deg) <= w.max_rotation + 1e-6)
+            and (w.max_scale is None or 1 / w.max_scale - 1e-6 <= scale <= w.max_scale + 1e-6)
+        )
+
+    def cheap_starts(self, init: Any) -> list[Hypothesis]:
+        """Identity, centres on each other, the best shifts: what a nearly aligned pair needs."""
+        centre = np.eye(3)
+        for axis in (0, 1):
+            centre[axis, 2] = (self.moving.size_hw[1 - axis] - self.size_hw[1 - axis]) / 2
+        if isinstance(init, Alignment):
+            init = init.moving_from_fixed
+        if not isinstance(init, str):
+            matrix = np.asarray(init, float)
+            if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+                raise OptionError("init must be a 3 x 3 matrix of finite numbers that can be inverted")
+            return [Hypothesis(matrix, 0.0)]
+        if init == "identity":
+            return [Hypothesis(np.eye(3), 0.0)]
+        if init == "center":
+            return [Hypothesis(centre, 0.0)]
+        shifts = self._search(full_range("translate", 0, 1, False), peaks=12 if self.model.name == "translate" else 3)
+        return shifts if init == "phase" else [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
+
+    def full_search(self) -> list[Hypothesis]:
+        """Hypotheses over the whole range of the model and the bounds."""
+        w = self.wanted
+        span = full_range(w.model, 180.0 if w.max_rotation is None else w.max_rotation, w.max_scale or 2.0, w.allow_mirror)
+        return self._search(span, peaks=1 if len(span.rotations_deg) > 4 else 6)
+
+    def _search(self, span: Any, peaks: int) -> list[Hypothesis]:
+        began = time.perf_counter()
+        level = level_from_full(self.base)
+        found = search(self.fixed.at(self.base), self.moving.at(self.base), span, peaks=peaks)
+        full = [Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found]
+        full = [h for h in full if self.allowed(h.moving_from_fixed)]
+        best = distinct(full, self.size_hw, 0.06 * math.hypot(*self.size_hw), 12)
+        self.seconds["start"] += time.perf_counter() - began
+        return best
+
+
+def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> float:
+    """Predicted standard deviation of a mapped corner, px (root mean square over the corners)."""
+    c = corner_covariance(polished, model, size_hw)
+    return float(math.sqrt(max(np.trace(c), 0.0) / 4))
+
+
+def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]) -> np.ndarray:
+    """`(8, 8)` covariance of the mapped corners, px^2, from that of the parameters."""
+    points = corners(size_hw)
+    matrix = polished.moving_from_fixed
+    columns = []
+    for generator in model.generators(size_hw):
+        step = 1e-3
+        moved = mapped(matrix @ (np.eye(3) - step * generator), points) - mapped(matrix @ (np.eye(3) + step * generator), points)
+        columns.append(moved.ravel() / (2 * step))
+    jacobian = np.stack(columns, 1)
+    out = jacobian @ polished.covariance.numpy() @ jacobian.T
+    return np.asarray(0.5 * (out + out.T))
+
+
+def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: _Wanted) -> Alignment:
+    began = time.perf_counter()
+    pair = _Pair(fixed, moving, wanted)
+    pair.seconds["start"] += time.perf_counter() - began
+    empty = _nothing_to_see(pair)
+    if empty:
+        return _no_answer(pair, init, empty)
+    starts = pair.cheap_starts(init)
+    best = pair.answer(starts, wide=not (isinstance(init, str) and init == "auto"))
+    if isinstance(init, str) and init == "auto":
+        for attempt in _attempts(pair):
+            if best is not None and best.probability >= _SURE:
+                break
+            other = pair.answer(attempt[0], wide=attempt[1])
+            if other is not None and (best is None or other.probability > best.probability):
+                best = other
+    if best is None:
+        return _no_answer(pair, init, "no overlap")
+    if wanted.optimizer != "lm" or wanted.loss not in _LEAST_SQUARES:
+        best = _descended(pair, best)
+    return _result(pair, init, best)
+
+
+def _attempts(pair: _Pair) -> Any:
+    """Further sets of starts, each dearer than the one before, made only when asked for."""
+    found = pair.full_search()
+    if pair.model.name != "translate" or pair.wanted.allow_mirror:
+        yield found, False
+    yield found, True
+
+
+def _descended(pair: _Pair, best: _Answer) -> _Answer:
+    w = pair.wanted
+    began = time.perf_counter()
+    matrix, history = descend(
+        pair.fixed.at(pair.base),
+        pair.moving.at(pair.base),
+        level_from_full(pair.base) @ best.polished.moving_from_fixed @ np.linalg.inv(level_from_full(pair.base)),
+        pair.model,
+        loss="robust" if w.loss == "auto" else w.loss,
+        optimizer="lbfgs" if w.optimizer == "lm" else w.optimizer,
+        sampler=w.sampler,
+        levels=w.levels or 2,
+        iterations=w.iterations,
+        lr=w.lr,
+    )
+    full = np.linalg.inv(level_from_full(pair.base)) @ matrix @ level_from_full(pair.base)
+    polished = replace(best.polished, moving_from_fixed=full / full[2, 2], history=tuple(history))
+    pair.seconds["refine"] += time.perf_counter() - began
+    return replace(best, polished=polished)
+
+
+def _nothing_to_see(pair: _Pair) -> str:
+    for role, picture in (("fixed", pair.fixed), ("moving", pair.moving)):
+        image, weight = picture.at(pair.base)
+        if float(weight.sum()) < 30:
+            return f"the {role} picture is masked or transparent everywhere"
+        inside = image[weight > 0.5]
+        if inside.numel() < 30 or float(inside.max() - inside.min()) <= 1e-6 * max(1.0, float(inside.abs().max())):
+            return f"the {role} picture is constant"
+    return ""
+
+
+def _no_answer(pair: _Pair, init: Any, why: str) -> Alignment:
+    return Alignment(
+        model=pair.wanted.model,
+        moving_from_fixed=np.eye(3),
+        fixed_size_hw=pair.size_hw,
+        moving_size_hw=pair.moving.size_hw,
+        status="no overlap" if why == "no overlap" else "no structure",
+        trusted=False,
+        probability=0.0,
+        reasons=("no position was found" if why == "no overlap" else why,),
+        seconds=pair.seconds,
+        options=_options(pair.wanted, init),
+    )
+
+
+def _result(pair: _Pair, init: Any, best: _Answer) -> Alignment:
+    p, w = best.polished, pair.wanted
+    covariance = corner_covariance(p, pair.model, pair.size_hw)
+    trusted = best.probability >= w.trust
+    at_bound = not pair.allowed(p.moving_from_fixed)
+    why = verdict.reasons(best.evidence, trusted and not at_bound)
+    sigma = {} if not np.isfinite(covariance).all() else plain_sigma(p.moving_from_fixed, pair.size_hw, covariance, w.model)
+    return Alignment(
+        model=w.model,
+        moving_from_fixed=p.moving_from_fixed,
+        fixed_size_hw=pair.size_hw,
+        moving_size_hw=pair.moving.size_hw,
+        status="at a bound" if at_bound else "converged" if p.converged else "iteration limit",
+        trusted=trusted and not at_bound,
+        probability=best.probability,
+        reasons=("the answer lies outside the bounds that were set", *why) if at_bound else why,
+        corner_covariance=covariance,
+        parameter_sigma=sigma,
+        quality={
+            "loss_before": p.history[0],
+            "loss_after": p.loss,
+            "correlation_before": 0.0,
+            "correlation_after": p.correlation,
+            "overlap": p.overlap,
+            "noise": p.noise,
+            **{f"evidence_{k}": v for k, v in best.evidence.features().items()},
+        },
+        history=p.history,
+        seconds=pair.seconds,
+        options=_options(w, init),
+    )
+
+
+def _options(wanted: _Wanted, init: Any) -> dict[str, Any]:
+    start = init if isinstance(init, str) else "given"
+    return {**vars(wanted), "init": start}

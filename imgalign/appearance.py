@@ -1,0 +1,62 @@
+"""What of a picture is compared: grey values, local contrast, orientation of edges.
+
+Local contrast (a picture less its local mean, over its local standard deviation) takes uneven light,
+vignetting and gamma away. The orientation field says which way edges run, in double angles so that a dark-to-
+bright edge and a bright-to-dark one agree: two modalities of one scene share it where they share nothing else.
+"""
+
+import torch
+
+from imgalign._types import Image, Weight
+from imgalign.gradients import central_differences
+from imgalign.pyramid import blur, masked_blur
+
+
+def local_contrast(image: Image, weight: Weight, sigma: float, floor: float) -> Image:
+    """A picture less its local mean, over its local contrast; zero under the mask.
+
+    Args:
+        image: `(B, 1, H, W)`.
+        weight: Its mask.
+        sigma: Size of the neighbourhood in pixels (of a Gaussian).
+        floor: Contrast, in the image's unit, below which an area counts as flat and is not amplified.
+    """
+    below = blur(weight, sigma)
+    centred = (image - masked_blur(image, weight, sigma, below)) * weight
+    variance = masked_blur(centred * centred, weight, sigma, below)
+    return centred * (variance.clamp_min(0) + floor * floor).rsqrt()
+
+
+def orientation(image: Image, weight: Weight, sigma: float, floor: float) -> Image:
+    """Double-angle direction of the gradient, `(B, 2, H, W)`, strength between 0 and 1; zero under the mask.
+
+    Args:
+        image: `(B, 1, H, W)`.
+        weight: Its mask.
+        sigma: Blur of the squared gradients in pixels.
+        floor: Gradient, in the image's unit per pixel, below which there is no edge.
+    """
+    gx, gy = central_differences(image)
+    # A pixel beside a masked one has a false edge.
+    solid = (weight > 0.99).to(image.dtype)
+    solid = -torch.nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
+    field = torch.cat([gx * gx - gy * gy, 2 * gx * gy, gx * gx + gy * gy], 1) * solid
+    field = blur(field, sigma) if sigma > 0 else field
+    return field[:, :2] / (field[:, 2:].clamp_min(0) + floor * floor) * weight
+
+
+def features(image: Image, weight: Weight) -> Image:
+    """Local contrast and orientation of a small picture, `(B, 3, H, W)`: what hypotheses are refined on."""
+    smooth = masked_blur(image, weight, 0.7)
+    total = weight.sum().clamp_min(1e-6)
+    mean = (image * weight).sum() / total
+    contrast = ((image - mean) ** 2 * weight).sum() / total
+    local = local_contrast(smooth, weight, 6.0, 0.1 * float(contrast) ** 0.5 + 1e-12)
+    return torch.cat([local, edges(smooth, weight)], 1)
+
+
+def edges(smooth: Image, weight: Weight) -> Image:
+    """`orientation` of a smoothed picture, with half its mean gradient as the floor."""
+    gx, gy = central_differences(smooth)
+    energy = ((gx * gx + gy * gy) * weight).sum() / weight.sum().clamp_min(1e-6)
+    return orientation(smooth, weight, 1.0, 0.5 * float(energy) ** 0.5 + 1e-12)

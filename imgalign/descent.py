@@ -1,0 +1,119 @@
+"""Gradient descent by autograd: any loss, through the differentiable sampler, with an optimizer of PyTorch."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Image, Matrix3, Weight
+from imgalign.coords import level_from_full
+from imgalign.losses import LOSSES
+from imgalign.pyramid import reduce
+from imgalign.sampling import sample_grid
+from imgalign.transforms import Model, exponential
+
+OPTIMIZERS = ("sgd", "adam", "lbfgs")
+_DEFAULT_RATE = {"sgd": 1.0, "adam": 0.1, "lbfgs": 1.0}
+_DEFAULT_STEPS = {"sgd": 100, "adam": 100, "lbfgs": 20}
+
+
+def descend(
+    fixed: tuple[Image, Weight],
+    moving: tuple[Image, Weight],
+    moving_from_fixed: Matrix3,
+    model: Model,
+    *,
+    loss: str,
+    optimizer: str,
+    sampler: str,
+    levels: int = 2,
+    iterations: int | None = None,
+    lr: float | None = None,
+) -> tuple[Matrix3, list[float]]:
+    """Lower a loss of `losses.LOSSES` from a start, coarse to fine.
+
+    Parameters are steps in the model's algebra, scaled to pixels at the corners, so that one learning rate suits all.
+
+    Returns:
+        The matrix, and the loss after each step.
+    """
+    smallest = min(*fixed[0].shape[-2:], *moving[0].shape[-2:])
+    history: list[float] = []
+    for level in range(levels - 1, -1, -1):
+        factor = 2**level
+        if smallest // factor < 16 and level > 0:
+            continue
+        f, m = reduce(*fixed, factor), reduce(*moving, factor)
+        to_level = level_from_full(factor)
+        start = to_level @ moving_from_fixed @ np.linalg.inv(to_level)
+        objective = _objective(f, m, start, model, LOSSES[loss], sampler)
+        steps = iterations or _DEFAULT_STEPS[optimizer]
+        params = minimise(objective, model.parameter_count, optimizer, steps, lr or _DEFAULT_RATE[optimizer], history)
+        moved = torch.as_tensor(start) @ _matrix(params, model, f[0])[0]
+        full = np.linalg.inv(to_level) @ moved.numpy() @ to_level
+        moving_from_fixed = np.asarray(full / full[2, 2])
+    return moving_from_fixed, history
+
+
+def _matrix(params: Tensor, model: Model, fixed: Image) -> Tensor:
+    generators = torch.as_tensor(model.generators((fixed.shape[-2], fixed.shape[-1])))
+    return exponential(params[None], generators)
+
+
+def _objective(
+    fixed: tuple[Image, Weight],
+    moving: tuple[Image, Weight],
+    start: Matrix3,
+    model: Model,
+    loss: Callable[..., Tensor],
+    sampler: str,
+) -> Callable[[Tensor], Tensor]:
+    size_hw = (fixed[0].shape[-2], fixed[0].shape[-1])
+    base = torch.as_tensor(start)[None]
+
+    def objective(params: Tensor) -> Tensor:
+        matrix = base @ _matrix(params, model, fixed[0])
+        warped, valid = sample_grid(moving[0], matrix, size_hw, sampler)
+        seen, _ = sample_grid(moving[1], matrix.detach(), size_hw, "bilinear")
+        return loss(fixed[0], warped, fixed[1] * seen * valid)[0]
+
+    return objective
+
+
+def minimise(
+    objective: Callable[[Tensor], Tensor],
+    count: int,
+    optimizer: str,
+    steps: int,
+    lr: float,
+    history: list[float] | None = None,
+) -> Tensor:
+    """The params, `(count,)` float64 from zero, after some steps of an optimizer; the best seen, not the last."""
+    params = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "sgd": lambda: torch.optim.SGD([params], lr=lr),
+        "adam": lambda: torch.optim.Adam([params], lr=lr),
+        "lbfgs": lambda: torch.optim.LBFGS([params], lr=lr, max_iter=4, line_search_fn="strong_wolfe"),
+    }
+    engine = makers[optimizer]()
+    best, best_loss = params.detach().clone(), float("inf")
+
+    def closure() -> Tensor:
+        engine.zero_grad()
+        value = objective(params)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        for _ in range(steps):
+            before = params.detach().clone()
+            value = float(engine.step(closure))
+            if history is not None:
+                history.append(value)
+            if not np.isfinite(value):
+                break
+            if value < best_loss:
+                best, best_loss = before, value
+        final = float(objective(params))
+    return params.detach() if final <= best_loss else best

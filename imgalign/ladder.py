@@ -1,0 +1,143 @@
+"""From many hypotheses to one: refined as a batch, coarse to fine, the weaker ones dropped at each level."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from imgalign._types import Image, Matrix3, Weight
+from imgalign.appearance import features
+from imgalign.coords import level_from_full
+from imgalign.gradients import central_differences
+from imgalign.pyramid import masked_blur, shrink
+from imgalign.refine import Problem, State, refine
+from imgalign.sampling import Reader
+from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
+from imgalign.transforms import MODELS, Model, local_scale
+
+_WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
+_LEVELS = 3  # of the ladder: 96, 192 and 384 pixels on the longer side
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Feature pictures on one level, for hypotheses of about one scale."""
+
+    problem: Problem
+    fixed_level: Matrix3  # level from full-size pixels, of the fixed picture
+    moving_level: Matrix3
+
+    def to_level(self, moving_from_fixed: Matrix3) -> Matrix3:
+        """A full-size matrix in pixels of this level."""
+        return self.moving_level @ moving_from_fixed @ np.linalg.inv(self.fixed_level)
+
+    def to_full(self, level_matrix: Matrix3) -> Matrix3:
+        """And back."""
+        full = np.linalg.inv(self.moving_level) @ level_matrix @ self.fixed_level
+        return np.asarray(full / full[2, 2])
+
+
+class Ladder:
+    """The levels of one pair of pictures, made when first asked for.
+
+    Args:
+        fixed: Picture `(1, 1, H, W)` and mask, reduced or not.
+        moving: The same of the other.
+        reduction: Full-size pixels per pixel of both.
+    """
+
+    def __init__(self, fixed: tuple[Image, Weight], moving: tuple[Image, Weight], reduction: int) -> None:
+        self._fixed, self._moving, self._reduction = fixed, moving, reduction
+        longest = max(*fixed[0].shape[-2:], *moving[0].shape[-2:])
+        coarsest = max(1.0, longest / SEARCH_PIXELS)
+        steps = [max(1.0, coarsest / 2**k) for k in range(_LEVELS)]
+        self.reductions = list(dict.fromkeys(steps))
+        self._rungs: dict[tuple[float, int, float], Rung] = {}
+
+    def rung(self, reduction: float, scale: float, blur_sigma: float = 0.0) -> Rung:
+        """Feature pictures at a reduction of the given ones, the finer of the two reduced to the other's density."""
+        octave = round(2 * math.log2(scale))
+        key = (reduction, octave, blur_sigma)
+        if key not in self._rungs:
+            nominal = 2 ** (octave / 2)
+            r_fixed, r_moving = reduction * max(1.0, 1 / nominal), reduction * max(1.0, nominal)
+            f, wf = shrink(*self._fixed, r_fixed)
+            m, wm = shrink(*self._moving, r_moving)
+            ff, fm = features(f, wf), features(m, wm)
+            if blur_sigma > 0:
+                ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
+            gx, gy = central_differences(ff)
+            mask = None if bool((wm > 0.999).all()) else wm
+            reader = Reader(fm, mask, (fm.shape[-2], fm.shape[-1]))
+            own = level_from_full(self._reduction)
+            self._rungs[key] = Rung(
+                Problem(ff, gx, gy, wf, reader, oriented=True),
+                level_from_full(r_fixed) @ own,
+                level_from_full(r_moving) @ own,
+            )
+        return self._rungs[key]
+
+    def climb(
+        self, hypotheses: list[Hypothesis], model: Model, size_hw: tuple[int, int], *, wide: bool, keep: int = 8
+    ) -> list[Hypothesis]:
+        """Refine hypotheses over the levels; what is left, best first, with scores of the last level.
+
+        Args:
+            hypotheses: Where to start, full-size matrices.
+            model: The steps allowed.
+            size_hw: Of the fixed picture.
+            wide: Descend from each hypothesis on blurred features as well.
+            keep: Hypotheses kept after the first level; half as many after each further one, but at least two.
+        """
+        for index, reduction in enumerate(self.reductions):
+            found = self._refine(hypotheses, model, reduction, first=index == 0, wide=wide and index == 0, size_hw=size_hw)
+            hypotheses = distinct(found, size_hw, 0.02 * math.hypot(*size_hw), max(2, keep >> index))
+        return hypotheses
+
+    def _refine(
+        self, hypotheses: list[Hypothesis], model: Model, reduction: float, *, first: bool, wide: bool,
+        size_hw: tuple[int, int],
+    ) -> list[Hypothesis]:  # fmt: skip
+        groups = defaultdict(list)
+        for h in hypotheses:
+            scale = local_scale(h.moving_from_fixed, size_hw)
+            if math.isfinite(scale) and 0.05 < scale < 20:
+                groups[round(2 * math.log2(scale))].append(h.moving_from_fixed)
+        found = []
+        for octave, matrices in groups.items():
+            rung = self.rung(reduction, 2 ** (octave / 2))
+            start = torch.as_tensor(np.stack([rung.to_level(m) for m in matrices]))
+            starts = [_eased(rung.problem, start, model) if first and model.name == "homography" else start]
+            if wide:
+                blurred = self.rung(reduction, 2 ** (octave / 2), _WIDE_BLUR).problem
+                simple = MODELS["similarity"] if model.name in ("affine", "homography") else model
+                far = refine(blurred, start, simple, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True)
+                far = refine(
+                    blurred, far.matrices, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
+                )
+                starts.append(far.matrices)
+            state = refine(
+                rung.problem, torch.cat(starts), model, iterations=12, tolerance_px=0.02, hold_overlap=first
+            )
+            found += _ranked(state, rung)
+        return sorted(found, key=lambda h: -h.score)
+
+
+def _eased(problem: Problem, start: torch.Tensor, model: Model) -> torch.Tensor:
+    """A homography starts from the best affine: perspective is free only when the rest is near."""
+    return refine(
+        problem, start, MODELS["affine"], iterations=8, tolerance_px=0.05, hold_overlap=True
+    ).matrices
+
+
+def _ranked(state: State, rung: Rung) -> list[Hypothesis]:
+    pixels = state.overlap * float(rung.problem.weight.sum())
+    score = torch.atanh(state.correlation.clamp(0, 0.999)) * pixels.clamp_min(0).sqrt()
+    finite = torch.isfinite(state.matrices).all((1, 2)) & (state.overlap > 0)
+    return [
+        Hypothesis(rung.to_full(m.numpy()), float(s))
+        for m, s, ok in zip(state.matrices, score, finite, strict=True)
+        if ok
+    ]

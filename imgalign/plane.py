@@ -1,0 +1,139 @@
+"""From what a caller has to what is aligned: one plane of grey values and a mask, at any whole reduction.
+
+Arrays, PIL images and tensors come in any dtype and channel count. The picture is converted a band of rows at a
+time, so that a large one that is aligned at a coarse level is never held in float at full size.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Image, Weight
+from imgalign.errors import ShapeError
+from imgalign.pyramid import reduce
+
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_BAND_PIXELS = 1 << 21
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One picture: `(H, W, C)` values as they came, an outside mask, and the planes made of them so far."""
+
+    pixels: Tensor
+    mask: Tensor | None
+    alpha: bool
+    device: torch.device
+    _made: dict[int, tuple[Image, Weight]] = field(default_factory=dict)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def at(self, reduction: int) -> tuple[Image, Weight]:
+        """Grey values, about 0 to 1, and weights, each `(1, 1, H // reduction, W // reduction)`, float32."""
+        if reduction not in self._made:
+            self._made[reduction] = self._make(reduction)
+        return self._made[reduction]
+
+    def _make(self, reduction: int) -> tuple[Image, Weight]:
+        finer = [k for k in self._made if reduction % k == 0]
+        if finer:
+            return reduce(*self._made[max(finer)], reduction // max(finer))
+        h, w = self.size_hw
+        rows = max(1, _BAND_PIXELS // max(w, 1) // reduction) * reduction
+        bands = [self._band(y, min(y + rows, h), reduction) for y in range(0, h - h % reduction, rows)]
+        image, weight = (torch.cat(parts, 2) for parts in zip(*bands, strict=True))
+        return image, weight
+
+    def _band(self, top: int, bottom: int, reduction: int) -> tuple[Image, Weight]:
+        part = self.pixels[top:bottom].to(self.device)
+        scale = 1.0 if part.is_floating_point() else 1 / float(torch.iinfo(part.dtype).max)
+        part = part.float()
+        colours = part[..., :-1] if self.alpha else part
+        finite = torch.isfinite(colours).all(-1)
+        if not bool(finite.all()):
+            colours = torch.where(finite[..., None], colours, torch.zeros_like(colours))
+        grey = _grey(colours) * scale
+        weight = finite.float()
+        if self.alpha:
+            weight = weight * (part[..., -1] * scale).nan_to_num(0).clamp(0, 1)
+        if self.mask is not None:
+            weight = weight * self.mask[top:bottom].to(self.device)
+        return reduce(grey[None, None], weight[None, None], reduction)
+
+
+def _grey(colours: Tensor) -> Tensor:
+    if colours.shape[-1] == 3:
+        return colours @ colours.new_tensor(_LUMINANCE)
+    return colours.mean(-1) if colours.shape[-1] > 1 else colours[..., 0]
+
+
+def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
+    """Take a picture as it comes.
+
+    Args:
+        picture: NumPy `(H, W)` or `(H, W, C)`, PIL image, or tensor `(H, W)` or `(C, H, W)`. Two or four channels
+            end in alpha, which counts as a mask; NaN and infinite values are masked.
+        mask: `(H, W)` weights between 0 and 1, bool or 8-bit (255 is 1), or None.
+        role: `fixed` or `moving`, for messages.
+
+    Raises:
+        ShapeError: If it is no such thing, or has an axis of less than eight pixels.
+    """
+    pixels = _as_tensor(picture, role)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    h, w, channels = pixels.shape
+    if min(h, w) < 8:
+        raise ShapeError(f"{role} needs at least 8 x 8 pixels to be aligned, got {h} x {w}; use a larger picture")
+    return Plane(pixels, _as_mask(mask, (h, w), role), channels in (2, 4), device)
+
+
+def _as_tensor(picture: Any, role: str) -> Tensor:
+    if isinstance(picture, Tensor):
+        if picture.ndim not in (2, 3):
+            raise ShapeError(f"{role} tensor must be (H, W) or (C, H, W), got {tuple(picture.shape)}; select one picture")
+        tensor = picture.detach()
+        return tensor if tensor.ndim == 2 else tensor.permute(1, 2, 0)
+    if hasattr(picture, "getbands"):  # PIL: modes with a palette or one bit hold indices, not intensities
+        mode = picture.mode
+        wanted = {"1": "L", "P": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
+        picture = picture.convert(wanted[mode]) if mode in wanted else picture
+    array = np.asarray(picture)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "biuf" or 0 in array.shape:
+        raise ShapeError(
+            f"{role} must be (H, W) or (H, W, C) real numbers, got {array.dtype} {array.shape}; convert it first"
+        )
+    return torch.from_numpy(_native(array))
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The same values in a dtype and memory order that PyTorch takes."""
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = array.astype(np.int32) if array.dtype.isnative else array.astype(np.int32)
+        array = array.astype(np.float32) / 65535
+    elif array.dtype in (np.uint32, np.uint64, np.int64, np.int32):
+        limit = float(np.abs(array).max()) or 1.0
+        array = (array / limit).astype(np.float32)
+    elif array.dtype.kind == "f" and array.dtype != np.float32:
+        array = array.astype(np.float32)
+    return np.ascontiguousarray(array)
+
+
+def _as_mask(mask: Any, size_hw: tuple[int, int], role: str) -> Tensor | None:
+    if mask is None:
+        return None
+    array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    if array.shape != size_hw:
+        raise ShapeError(
+            f"the mask of {role} must have its size {size_hw[0]} x {size_hw[1]}, got {array.shape}; resize the mask"
+        )
+    scale = 1 / float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 1.0
+    return torch.from_numpy(np.nan_to_num(array.astype(np.float32) * scale).clip(0, 1))

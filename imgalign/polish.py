@@ -1,0 +1,311 @@
+"""The last refinement, on the finest level: as exact as the noise allows, with an error bar.
+
+From a transform that is right to about a pixel, three rounds of the same thing: read the moving picture where the
+transform says; learn from the two pictures what is light (a local gain), what is noise and at which
+frequencies, and which pixels fit worse than others; refine with that. The gradients are those of the common
+image, the Wiener-filtered mean of both, so that noise does not enter as structure.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from imgalign._types import Image, Matrix, Matrix3, Weight
+from imgalign.coords import mapped_grid
+from imgalign.pyramid import blur, gaussian_response
+from imgalign.refine import Problem, State, refine, tile_scores
+from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
+from imgalign.transforms import Model, local_scale
+
+_CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
+_LIGHT_SIGMA = 12.0  # pixels over which light may change
+_TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
+_BORDER = 8  # pixels from the border whose interpolation may be worse
+
+
+@dataclass(frozen=True)
+class Polished:
+    """A refined transform with its error bar.
+
+    Attributes:
+        moving_from_fixed: In pixels of the given pictures.
+        covariance: `(P, P)` of the model's parameters (`transforms.Model.generators` of the fixed size).
+        correlation: Of the two pictures over the overlap, after the light is taken away.
+        overlap: Share of the fixed picture that has moving picture under it.
+        noise: Robust standard deviation of the residual over the contrast.
+        loss: Robust mean squared residual.
+        converged: The last step was below the tolerance.
+        history: Loss after each step.
+    """
+
+    moving_from_fixed: Matrix3
+    covariance: Tensor
+    correlation: float
+    overlap: float
+    noise: float
+    loss: float
+    converged: bool
+    history: tuple[float, ...]
+
+
+def polish(
+    fixed: tuple[Image, Weight],
+    moving: tuple[Image, Weight],
+    moving_from_fixed: Matrix3,
+    model: Model,
+    *,
+    rounds: int = 3,
+    iterations: int = 10,
+    tolerance_px: float = 5e-4,
+    oversampling: int = 2,
+    robust: bool = True,
+    light: bool | None = None,
+) -> Polished:
+    """Refine a transform that is right to about a pixel; pictures `(1, 1, H, W)` with masks.
+
+    Args:
+        fixed: Picture that stays, and its mask.
+        moving: Picture brought to it, and its mask.
+        moving_from_fixed: Where it stands.
+        model: Which steps are allowed.
+        rounds: How often the pictures are looked at anew.
+        iterations: Most steps in a round.
+        tolerance_px: Stop when a step moves the corners by less.
+        oversampling: Of the spline through the moving picture, 1 or 2.
+        robust: Let occluders go; else plain least squares.
+        light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
+    """
+    cutoff = _CUTOFF if robust else math.inf
+    scale = local_scale(moving_from_fixed, (fixed[0].shape[-2], fixed[0].shape[-1]))
+    # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).
+    spectra = _matched(spectrum(*fixed), 1 / scale), _matched(spectrum(*moving), scale)
+    mask = moving[1] if bool((moving[1] < 0.999).any()) else None
+    matrix = torch.as_tensor(moving_from_fixed)[None]
+    history: list[float] = []
+    for number in range(rounds):
+        last = number == rounds - 1
+        if number == 0:
+            problem = _smooth_problem(spectra, fixed[1], mask, matrix, light)
+        else:
+            problem = _problem(spectra, fixed[1], mask, matrix, oversampling, light)
+        state = refine(
+            problem,
+            matrix,
+            model,
+            iterations=iterations,
+            tolerance_px=tolerance_px if last else 0.01,
+            cutoff=cutoff,
+            history=history,
+        )
+        matrix = state.matrices
+        if number == 1:
+            mask = _border_mask(problem, matrix, moving[1])
+    return Polished(
+        moving_from_fixed=(matrix[0] / matrix[0, 2, 2]).numpy(),
+        covariance=_covariance(problem, state, model, cutoff),
+        correlation=float(state.correlation[0]),
+        overlap=float(state.overlap[0]),
+        noise=float(state.scale[0]),
+        loss=float(state.loss[0]),
+        converged=bool(state.converged[0]),
+        history=tuple(history),
+    )
+
+
+def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
+    if finer_by <= 1.05:
+        return picture
+    sigma = math.sqrt((finer_by**2 - 1) / 12)
+    return picture.filtered(gaussian_response(picture.frame_hw, sigma, picture.values.real))
+
+
+def _problem(
+    spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, matrix: Matrix, oversampling: int,
+    light: bool | None,
+) -> Problem:
+    """Both pictures as they are best compared, from where the transform stands now."""
+    fixed, moving = spectra
+    problem = _plain(fixed, moving, fixed_weight, mask, oversampling)
+    view = _view(problem, matrix)
+    gain = _local_gain(view, light)
+    noise = noise_model(*(_relit(view, gain) if gain is not None else view))
+    if noise.whitening is not None:
+        fixed, moving = (s.filtered(noise.whitening.on(s)) for s in (fixed, moving))
+        problem = _plain(fixed, moving, fixed_weight, mask, oversampling)
+        view = _view(problem, matrix)
+        gain = _local_gain(view, True) if gain is not None else None
+    if gain is not None:
+        around = _around(view[2])
+        problem = replace(
+            problem, fixed=view[0] - around(view[0]), gain=gain, offset=gain * around(view[1])
+        )
+        view = _relit(view, gain)
+    gradient_x, gradient_y = _common_gradient(view, noise)
+    weight = fixed_weight * _trust(view)
+    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight)
+
+
+def _smooth_problem(
+    spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, matrix: Matrix, light: bool | None
+) -> Problem:
+    """Both pictures blurred alike, for the first round: what is noise is not known yet."""
+    fixed, moving = (s.filtered(gaussian_response(s.frame_hw, 1.0, s.values.real)) for s in spectra)
+    problem = _plain(fixed, moving, fixed_weight, mask, 1)
+    view = _view(problem, matrix)
+    gain = _local_gain(view, light)
+    if gain is not None:
+        around = _around(view[2])
+        flat = view[0] - around(view[0])
+        problem = replace(problem, fixed=flat, gain=gain, offset=gain * around(view[1]))
+        fixed = spectrum(flat, fixed_weight)
+    gradient_x, gradient_y = fixed.derivatives()
+    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
+
+
+def _plain(
+    fixed: Spectrum, moving: Spectrum, fixed_weight: Weight, mask: Tensor | None, oversampling: int
+) -> Problem:
+    image = fixed.image()
+    return Problem(image, image, image, fixed_weight, spline_reader(moving, mask, oversampling))
+
+
+_View = tuple[Image, Image, Weight]  # the fixed picture, the moving one read on its pixels, where both are seen
+
+
+def _view(problem: Problem, matrix: Matrix) -> _View:
+    points = mapped_grid(matrix, problem.size_hw, problem.fixed.dtype)
+    return problem.fixed, problem.moving.values(points), problem.moving.weights(points) * problem.weight
+
+
+def _around(valid: Weight) -> Callable[[Image], Image]:
+    """A function that takes the mean over the light's scale around each pixel, where both pictures are seen."""
+    below = blur(valid, _LIGHT_SIGMA).clamp_min(1e-3)
+    return lambda x: blur(x * valid, _LIGHT_SIGMA) / below
+
+
+def _mean(x: Tensor, valid: Weight) -> Tensor:
+    return (x * valid).sum() / valid.sum().clamp_min(1e-6)
+
+
+def _local_gain(view: _View, wanted: bool | None) -> Image | None:
+    """A gain that changes slowly over the picture, or None where one gain explains nearly as much.
+
+    It is the regression of the fixed on the moving picture around each pixel, drawn to the global one where there is
+    little to tell, and takes vignetting, gamma and tone curves along, local inversions by its sign.
+    """
+    if wanted is False:
+        return None
+    fixed, warped, valid = view
+    around = _around(valid)
+    f, m = fixed - around(fixed), warped - around(warped)
+    variance, covariance = around(m * m).clamp_min(0), around(f * m)
+    mean_variance, mean_covariance = _mean(m * m, valid), _mean(f * m, valid)
+    one_gain = mean_covariance / mean_variance.clamp_min(1e-20)
+    prior = 0.1 * mean_variance + 1e-20
+    gain = (covariance + prior * one_gain) / (variance + prior)
+    left_by_one = _mean((f - one_gain * m) ** 2, valid)
+    left_by_many = _mean((f - gain * m) ** 2, valid)
+    # Some of the gain over one gain is fitted noise: about 1 part in the independent pixels of a neighbourhood.
+    return gain if wanted or float(left_by_many) < 0.85 * float(left_by_one) else None
+
+
+def _relit(view: _View, gain: Image) -> _View:
+    fixed, warped, valid = view
+    around = _around(valid)
+    if gain is None:
+        gain = _local_gain(view, True)
+    gain = torch.ones_like(fixed) if gain is None else gain
+    return fixed - around(fixed), gain * (warped - around(warped)), valid
+
+
+def _standardised(view: _View) -> tuple[Image, Image, Tensor]:
+    """Both at zero mean and unit contrast, the moving one at the sign of the fixed; and the fixed one's contrast."""
+    fixed, warped, valid = view
+    f, m = fixed - _mean(fixed, valid), warped - _mean(warped, valid)
+    contrast = _mean(f * f, valid).sqrt().clamp_min(1e-12)
+    m = m * _mean(m * m, valid).clamp_min(1e-24).rsqrt() * torch.where(_mean(f * m, valid) < 0, -1.0, 1.0)
+    return f / contrast, m, contrast
+
+
+def _common_gradient(view: _View, noise: NoiseModel) -> tuple[Image, Image]:
+    """Gradients of the Wiener-filtered mean of both pictures; of the fixed one where it is alone."""
+    f, m, contrast = _standardised(view)
+    common = torch.where(view[2] > 0, 0.5 * (f + m), f) * contrast
+    s = spectrum(common, torch.ones_like(view[2]))
+    return s.filtered(noise.denoising.on(s)).derivatives()
+
+
+def _trust(view: _View) -> Weight:
+    """Weight by local contrast: residuals that grow with it (blur, light, small shifts of parts) count less there.
+
+    The residual's variance is fitted as a constant plus a share of the local signal power, over classes of pixels of
+    like power. Where noise is the same everywhere the share is nothing, and so all pixels count alike.
+    """
+    f, m, _ = _standardised(view)
+    valid = view[2]
+    below = blur(valid, 2.0).clamp_min(1e-3)
+    power = (blur(0.5 * (f * f + m * m) * valid, 2.0) / below).clamp_min(0)
+    error = ((f - m) ** 2).flatten()
+    inside = torch.nonzero(valid.flatten() > 0.5).flatten()
+    if len(inside) < 400:
+        return torch.ones_like(valid)
+    inside = inside[:: max(1, len(inside) // 40000)]
+    p, e = power.flatten()[inside], error[inside]
+    classes = torch.argsort(p).tensor_split(12)
+    # The median is deaf to occluders; over a normal residual's square it is 0.455 of the mean.
+    x = torch.stack([p[c].mean() for c in classes]).double()
+    y = torch.stack([e[c].median() for c in classes]).double() / 0.455
+    floor = y[:3].min().clamp_min(1e-8)
+    share = ((y - floor) * x).sum() / (x * x).sum().clamp_min(1e-20)
+    if float(share * x.mean()) < 0.3 * float(floor):
+        return torch.ones_like(valid)
+    return floor.float() / (floor.float() + share.clamp_min(0).float() * power)
+
+
+def _border_mask(problem: Problem, matrix: Matrix, weight: Weight) -> Weight | None:
+    """The moving picture's mask, less what interpolation errs near its border beyond the noise.
+
+    A picture's continuation is a guess, and the spline through fine noise-free detail feels it some pixels inward.
+    How much is seen in the residuals themselves, by distance from the border.
+    """
+    fixed, warped, valid = _view(problem, matrix)
+    if problem.gain is not None and problem.offset is not None:
+        warped = warped * problem.gain - problem.offset
+    f, m, _ = _standardised((fixed, warped, valid))
+    error = (f - m) ** 2
+    h, w = weight.shape[-2:]
+    points = mapped_grid(matrix, problem.size_hw, fixed.dtype)
+    x, y = points[..., 0], points[..., 1]
+    distance = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y))[:, None]
+    inner = error[(valid > 0.5) & (distance > _BORDER)]
+    if len(inner) < 100:
+        return None
+    usual = float(inner.median())
+    trust = []
+    for d in range(_BORDER):
+        ring = error[(valid > 0.5) & (distance >= d) & (distance < d + 1)]
+        # Four times the usual error is allowed for what differs between few pixels and many.
+        trust.append(min(1.0, 4 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
+    table = torch.tensor(list(torch.cummax(torch.tensor(trust), 0).values) + [1.0], dtype=weight.dtype)
+    rows, columns = (torch.minimum(torch.arange(n), n - 1 - torch.arange(n)).clamp_max(_BORDER) for n in (h, w))
+    mask = weight * table[torch.minimum(rows[:, None], columns)]
+    return mask if bool((mask < 0.999).any()) else None
+
+
+def _covariance(problem: Problem, state: State, model: Model, cutoff: float) -> Tensor:
+    """Covariance of the parameters, `(P, P)`: the sandwich of the normal matrix and the scores of tiles.
+
+    Summing squared scores (Jacobian times residual) over tiles asks nothing of the noise but that it is correlated
+    over less than a tile: colour, robust weights, misfit of the light all count as they are (White 1980; Liang
+    and Zeger 1986 for clusters).
+    """
+    scores = tile_scores(problem, state, model, cutoff, _TILE)
+    count, p = scores.shape
+    bread = torch.linalg.pinv(state.information(p)[0])
+    meat = scores.T @ scores
+    # Few tiles know their own spread badly, and p parameters have been fitted to them (Hotelling's correction).
+    meat = meat * count / max(count - p - 1, 1)
+    return bread @ meat @ bread

@@ -1,0 +1,207 @@
+"""Filters in the frequency domain: exact derivatives, finer sampling, the filter that suits the noise.
+
+A picture is no period: it is continued by reflections that cross-fade into each other, so that the frame is
+periodic and smooth but for a kink at the border, and what a filter makes of the kink is left out by a margin.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as nn
+from torch import Tensor
+
+from imgalign._types import Image, Weight
+from imgalign.pyramid import fast_length, masked_blur
+from imgalign.sampling import Reader
+
+MARGIN = 4  # pixels at the border that filters spoil
+_GAP = 32  # least pixels between the end of the picture and its next period
+_READ_PAD = 8  # pixels of the continued picture kept around an oversampled plane
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A picture's continued, periodic frame in the frequency domain."""
+
+    values: Tensor  # (1, C, frame_h, frame_w // 2 + 1), complex
+    frame_hw: tuple[int, int]
+    size_hw: tuple[int, int]
+
+    def frequencies(self) -> tuple[Tensor, Tensor]:
+        """Cycles per pixel along y `(frame_h, 1)` and along x `(frame_w // 2 + 1,)`."""
+        real = self.values.real
+        fy = torch.fft.fftfreq(self.frame_hw[0], dtype=real.dtype, device=real.device)
+        fx = torch.fft.rfftfreq(self.frame_hw[1], dtype=real.dtype, device=real.device)
+        return fy[:, None], fx
+
+    def filtered(self, response: Tensor) -> "Spectrum":
+        """The frame times a frequency response (broadcast to `values`)."""
+        return Spectrum(self.values * response, self.frame_hw, self.size_hw)
+
+    def image(self) -> Image:
+        """Back to pixels."""
+        h, w = self.size_hw
+        return torch.fft.irfft2(self.values, s=self.frame_hw)[..., :h, :w]
+
+    def derivatives(self) -> tuple[Image, Image]:
+        """Derivatives along x and y, exact for what the pixels can hold."""
+        fy, fx = self.frequencies()
+        # The highest frequency of an even frame has no derivative: its sign is unknown.
+        fy = torch.where(fy.abs() == 0.5, torch.zeros_like(fy), fy)
+        fx = torch.where(fx == 0.5, torch.zeros_like(fx), fx)
+        turn = 2j * math.pi
+        return self.filtered(turn * fx).image(), self.filtered(turn * fy).image()
+
+
+def spectrum(image: Image, weight: Weight) -> Spectrum:
+    """Transform a picture; what is masked is filled with the mean around it first, so that nothing rings."""
+    if not bool((weight > 0.999).all()):
+        image = image * weight + masked_blur(image, weight, 8.0) * (1 - weight)
+    size_hw = (image.shape[-2], image.shape[-1])
+    frame_hw = (fast_length(size_hw[0] + _GAP), fast_length(size_hw[1] + _GAP))
+    frame = _continued(_continued(image, frame_hw[1], -1), frame_hw[0], -2)
+    return Spectrum(torch.fft.rfft2(frame), frame_hw, size_hw)
+
+
+def _continued(image: Tensor, length: int, axis: int) -> Tensor:
+    """Append the reflections of both ends, cross-faded, up to `length`."""
+    n = image.shape[axis]
+    gap = length - n
+    t = torch.arange(gap, device=image.device)
+    period = max(2 * (n - 1), 1)
+
+    def mirror(index: Tensor) -> Tensor:
+        index = index % period
+        return torch.where(index < n, index, period - index)
+
+    fade = 0.5 + 0.5 * torch.cos(math.pi * (t + 1).to(image.dtype) / (gap + 1))
+    fade = fade if axis == -1 else fade[:, None]
+    tail = image.index_select(axis, mirror(n + t)) * fade + image.index_select(axis, mirror(t - gap)) * (1 - fade)
+    return torch.cat([image, tail], axis)
+
+
+def spline_reader(picture: Spectrum, mask: Tensor | None, oversampling: int, margin: float = 0.0) -> Reader:
+    """A cubic B-spline through the picture on pixels `oversampling` times finer (1 or 2), ready to be read.
+
+    Cubic splines are nearly exact up to a quarter of a cycle a pixel; twice the pixels make that a half, so that
+    everything a picture can hold is read where it is, whatever the phase.
+    """
+    k = oversampling
+    values = _zero_padded(picture.values, picture.frame_hw) if k == 2 else picture.values
+    frame = (k * picture.frame_hw[0], k * picture.frame_hw[1])
+    real = values.real
+    cy = torch.cos(2 * math.pi * torch.fft.fftfreq(frame[0], dtype=real.dtype, device=real.device))
+    cx = torch.cos(2 * math.pi * torch.fft.rfftfreq(frame[1], dtype=real.dtype, device=real.device))
+    values = values / (((2 + cy) / 3)[:, None] * ((2 + cx) / 3))
+    pad = _READ_PAD * k
+    plane = torch.fft.irfft2(values, s=frame).roll((pad, pad), (-2, -1))
+    h, w = picture.size_hw
+    plane = plane[..., : k * h + 2 * pad, : k * w + 2 * pad].contiguous()
+    return Reader(plane, mask, picture.size_hw, "cubic", k, pad, margin)
+
+
+def _zero_padded(values: Tensor, frame_hw: tuple[int, int]) -> Tensor:
+    """The spectrum of the same picture on twice the pixels per axis; the highest frequencies, of no sign, drop."""
+    h, w = frame_hw
+    out = values.new_zeros((*values.shape[:-2], 2 * h, w + 1))
+    out[..., : h // 2, : w // 2] = values[..., : h // 2, : w // 2]
+    out[..., 2 * h - h // 2 + 1 :, : w // 2] = values[..., h // 2 + 1 :, : w // 2]
+    return out * 4
+
+
+def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
+    """A mask without what lies within `margin` pixels of the border or of masked pixels."""
+    frame = nn.pad(weight, (margin,) * 4)
+    worst = -nn.max_pool2d(-frame, 2 * margin + 1, stride=1)
+    return weight * (worst > 0.5)
+
+
+@dataclass(frozen=True)
+class RadialResponse:
+    """A filter's amplitude by frequency, on `len(amplitude)` rings from 0 to the corner, cycles per pixel."""
+
+    amplitude: np.ndarray
+    highest: float = math.sqrt(0.5)
+
+    def on(self, picture: Spectrum, scale: float = 1.0) -> Tensor:
+        """The response on a spectrum's frequencies, each multiplied by `scale` first."""
+        fy, fx = picture.frequencies()
+        position = (torch.sqrt(fx * fx + fy * fy) * (scale / self.highest)).clamp(0, 1) * (len(self.amplitude) - 1)
+        low = position.floor().long().clamp_max(len(self.amplitude) - 2)
+        table = torch.as_tensor(self.amplitude, dtype=fx.dtype, device=fx.device)
+        t = position - low
+        return table[low] * (1 - t) + table[low + 1] * t
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """What two aligned pictures share and what they do not, by frequency; see `noise_model`.
+
+    Attributes:
+        whitening: Brings the noise of either picture to equal strength at all frequencies; None where it is so already.
+        denoising: Wiener filter of the mean of both (whitened) pictures.
+    """
+
+    whitening: RadialResponse | None
+    denoising: RadialResponse
+
+
+def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) -> NoiseModel:
+    """Signal and noise of two aligned pictures, ring by ring of frequencies.
+
+    What both share is signal (their cross spectrum), what they do not is noise. The maximum-likelihood estimate of a
+    small shift correlates the whitened difference of the pictures with the gradient of their common image (Clement,
+    Bierbaum and Sethna 2018, arXiv 1809.05583, estimate that image; Hannan and Thomson 1973 give the weights for
+    delays); the best estimate of that image is the Wiener-filtered mean of both.
+
+    Args:
+        fixed: `(1, 1, H, W)`.
+        warped: The moving picture on the same pixels, any gain.
+        weight: `(1, 1, H, W)` where both are seen.
+    """
+    h, w = fixed.shape[-2:]
+    total = weight.sum().clamp_min(1e-6)
+    taper = weight * _hann(h, weight)[:, None] * _hann(w, weight)
+    f, m = (torch.fft.rfft2((x - (x * weight).sum() / total) * taper) for x in (fixed, warped))
+    ring_sum = _ring_sums((h, w), rings)
+    count = ring_sum(torch.ones_like(f.real[0, 0])).clamp_min(4)
+    cross = ring_sum((f.conj() * m).real[0, 0]) / count
+    power_f, power_m = (ring_sum(x.abs().square()[0, 0]) / count for x in (f, m))
+    gain = (power_f.sum() / power_m.sum().clamp_min(1e-30)).sqrt()
+    power = 0.5 * (power_f + power_m * gain**2)
+    shared = cross * torch.sign(cross.sum()) * gain
+    # Signal that so few frequencies could show by chance is none.
+    signal = (shared - 2 * power / count.sqrt()).clamp_min(0)
+    noise = _smooth((power - shared.abs()).clamp_min(0)) + 1e-6 * float(power.max()) + 1e-30
+    level = float((noise * count).sum() / count.sum())
+    coloured = noise / level
+    flat = bool((((coloured < 1.6) & (coloured > 0.6)) | (signal < 1e-3 * signal.max())).all())
+    whitening = None if flat else RadialResponse((1 / noise.sqrt() * noise.min().sqrt()).numpy())
+    return NoiseModel(whitening, RadialResponse((signal / (signal + 0.5 * noise)).numpy()))
+
+
+def _ring_sums(size_hw: tuple[int, int], rings: int) -> Callable[[Tensor], Tensor]:
+    """A function that sums a half-plane of frequencies into soft rings: each counts to the two nearest."""
+    fy = torch.fft.fftfreq(size_hw[0], dtype=torch.float64)[:, None]
+    fx = torch.fft.rfftfreq(size_hw[1], dtype=torch.float64)
+    radius = (torch.sqrt(fx * fx + fy * fy) / math.sqrt(0.5) * (rings - 1)).flatten()
+    low = radius.floor().long().clamp_max(rings - 2)
+    t = radius - low
+
+    def ring_sum(x: Tensor) -> Tensor:
+        x = x.double().flatten()
+        return torch.zeros(rings, dtype=torch.float64).index_add_(0, low, x * (1 - t)).index_add_(0, low + 1, x * t)
+
+    return ring_sum
+
+
+def _smooth(rings: Tensor) -> Tensor:
+    padded = nn.pad(rings[None, None], (1, 1), mode="replicate")
+    return nn.avg_pool1d(padded, 3, stride=1)[0, 0]
+
+
+def _hann(n: int, like: Tensor) -> Tensor:
+    return torch.hann_window(n + 2, periodic=False, dtype=like.dtype, device=like.device)[1:-1]

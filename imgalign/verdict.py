@@ -1,0 +1,205 @@
+"""How sure: evidence that an answer is right, one probability from it, and the reasons in words.
+
+The evidence comes from a reading of the moving picture on the fixed grid that took no part in the descent's
+decisions: at a middle resolution, each part of the picture is correlated with the other at all small
+displacements. Where the answer is right the best displacement is none, in every part that has structure;
+unrelated pictures agree nowhere, a wrong period or a wrong tilt agrees in some places only.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Matrix3
+from imgalign.coords import mapped_grid
+from imgalign.refine import Problem, turned
+from imgalign.search import Hypothesis
+from imgalign.transforms import corner_distance
+
+_PARTS = 5  # the picture is divided in so many by so many
+_REACH = 0.06  # of the longer side: the displacements tried
+_NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
+
+# Logistic regression on pairs rendered by benchmarks.pairs (seeds apart from those that score), fitted by
+# `python -m benchmarks.calibrate`; see docs/method.md.
+_INTERCEPT = -3.0
+_WEIGHTS = {
+    "peak": 1.0,
+    "parts": 4.0,
+    "sharpness": 0.5,
+    "precision": 1.0,
+    "overlap": 0.5,
+    "margin": 1.0,
+    "correlation": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Figures that speak for or against an answer.
+
+    Attributes:
+        peak: Height of the correlation at no displacement, in standard deviations over all displacements.
+        parts: Share of the picture's structure, part by part, whose best displacement is none.
+        sharpness: Log of that peak over the best other one.
+        precision: Log of the predicted corner error over what counts as right.
+        overlap: Share of the fixed picture under which there is moving picture.
+        margin: Log of the score over that of the best hypothesis elsewhere.
+        correlation: Of the two pictures at the end.
+        rival: The hypothesis elsewhere, if it came near.
+    """
+
+    peak: float
+    parts: float
+    sharpness: float
+    precision: float
+    overlap: float
+    margin: float
+    correlation: float
+    rival_px: float = math.inf
+
+    def features(self) -> dict[str, float]:
+        """What the regression reads: each figure bent and bounded, so that none outvotes all others."""
+        return {
+            "peak": math.log(max(self.peak, 1.0)),
+            "parts": self.parts,
+            "sharpness": max(-1.0, min(self.sharpness, 1.5)),
+            "precision": max(-6.0, min(self.precision, 3.0)),
+            "overlap": math.log(max(self.overlap, 0.01)),
+            "margin": max(-1.0, min(self.margin, 1.5)),
+            "correlation": self.correlation,
+        }
+
+
+def probability(evidence: Evidence) -> float:
+    """Probability that the mean corner error is under 3 px and under 1 % of the diagonal."""
+    x = _INTERCEPT + sum(_WEIGHTS[k] * v for k, v in evidence.features().items())
+    return 1 / (1 + math.exp(-max(-40.0, min(x, 40.0))))
+
+
+def collect(
+    problem: Problem,
+    level_matrix: Matrix3,
+    *,
+    hypotheses: list[Hypothesis],
+    answer: Hypothesis,
+    size_hw: tuple[int, int],
+    corner_sigma_px: float,
+    overlap: float,
+    correlation: float,
+) -> Evidence:
+    """Look at an answer afresh.
+
+    Args:
+        problem: Feature pictures of a middle level.
+        level_matrix: The answer in pixels of that level.
+        hypotheses: All that were refined, with scores of one level.
+        answer: The answer among them.
+        size_hw: Of the fixed picture.
+        corner_sigma_px: Predicted error of the corners.
+        overlap: Share of the fixed picture that is seen in the moving one.
+        correlation: Of the pictures at the end.
+    """
+    peak, parts, sharpness = _agreement(problem, level_matrix)
+    far = 0.02 * math.hypot(*size_hw)
+    rivals = [
+        (h.score, corner_distance(h.moving_from_fixed, answer.moving_from_fixed, size_hw))
+        for h in hypotheses
+        if corner_distance(h.moving_from_fixed, answer.moving_from_fixed, size_hw) > far
+    ]
+    best_rival = max(rivals, default=(0.0, math.inf))
+    right_px = min(3.0, 0.01 * math.hypot(*size_hw))
+    return Evidence(
+        peak=peak,
+        parts=parts,
+        sharpness=sharpness,
+        precision=math.log(max(corner_sigma_px, 1e-6) / right_px),
+        overlap=overlap,
+        margin=math.log(max(answer.score, 1e-3) / max(best_rival[0], 1e-3)) if rivals else 1.5,
+        correlation=correlation,
+        rival_px=best_rival[1],
+    )
+
+
+def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:
+    """In words, what speaks against an answer; or for it."""
+    said = []
+    if evidence.overlap < 0.25:
+        said.append(f"overlap {100 * evidence.overlap:.0f} %")
+    if evidence.margin < 0.1 and math.isfinite(evidence.rival_px):
+        said.append(
+            f"a second position fits almost as well (corners {evidence.rival_px:.0f} px away): repetitive texture"
+            if evidence.parts > 0.4
+            else f"a second position fits almost as well (corners {evidence.rival_px:.0f} px away)"
+        )
+    if evidence.peak < 8 and evidence.parts < 0.5:
+        said.append("pictures have little in common")
+    elif evidence.parts < 0.5:
+        said.append(f"only {100 * evidence.parts:.0f} % of the structure agrees part by part")
+    if evidence.precision > 0:
+        said.append("predicted corner error is above what counts as right")
+    if not said:
+        said.append(
+            f"{100 * evidence.parts:.0f} % of the structure agrees part by part"
+            if trusted
+            else "the evidence taken together is too weak"
+        )
+    return tuple(said)
+
+
+def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, float]:
+    """Peak height, share of agreeing parts and sharpness, from cross-correlations of parts of the pictures."""
+    points = mapped_grid(torch.as_tensor(level_matrix)[None], problem.size_hw, problem.fixed.dtype)
+    moving = problem.moving.values(points)
+    valid = problem.moving.weights(points) * problem.weight
+    if problem.oriented:
+        moving = turned(moving, torch.as_tensor(level_matrix)[None], problem.size_hw)
+    mean_f = (problem.fixed * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
+    mean_m = (moving * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
+    f, m = (problem.fixed - mean_f) * valid, (moving - mean_m) * valid
+    reach = max(4, round(_REACH * max(problem.size_hw)))
+    surfaces, energy = _surfaces(f, m, reach)
+    if float(energy.sum()) <= 0:
+        return 0.0, 0.0, 0.0
+    centre = reach
+    whole = surfaces.sum(0)
+    # Each part is asked with its neighbours, so that a part of little structure does not answer by chance.
+    far = _distance(reach) > 3.0
+    spread = float(whole[far].std()) + 1e-12
+    near = _distance(reach) <= _NEAR
+    peak = float(whole[near].max() - whole[far].mean()) / spread
+    sharpness = math.log(max(float(whole[near].max()), 1e-9) / max(float(whole[far].max()), 1e-9))
+    index = surfaces.flatten(1).argmax(1)
+    dy, dx = index // (2 * reach + 1) - centre, index % (2 * reach + 1) - centre
+    agrees = torch.hypot(dy.float(), dx.float()) <= _NEAR
+    strong = energy > 0.15 * energy.max()
+    share = float((energy.sqrt() * agrees * strong).sum() / (energy.sqrt() * strong).sum().clamp_min(1e-12))
+    return peak, share, sharpness
+
+
+def _distance(reach: int) -> Tensor:
+    d = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    return torch.hypot(d[:, None], d)
+
+
+def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Cross-correlation of each part at displacements up to `reach`, `(parts, 2r + 1, 2r + 1)`, and its energy."""
+    h, w = fixed.shape[-2:]
+    edges_y = np.linspace(0, h, _PARTS + 1).astype(int)
+    edges_x = np.linspace(0, w, _PARTS + 1).astype(int)
+    ph, pw = int(np.diff(edges_y).max()), int(np.diff(edges_x).max())
+    padded_f = torch.nn.functional.pad(fixed, (0, pw, 0, ph))
+    padded_m = torch.nn.functional.pad(moving, (reach, pw + reach, reach, ph + reach))
+    spots = [(y, x) for y in edges_y[:-1] for x in edges_x[:-1]]
+    a = torch.cat([padded_f[..., y : y + ph, x : x + pw] for y, x in spots])
+    b = torch.cat([padded_m[..., y : y + ph + 2 * reach, x : x + pw + 2 * reach] for y, x in spots])
+    frame = (ph + 2 * reach, pw + 2 * reach)
+    product = torch.fft.rfft2(a, s=frame).conj() * torch.fft.rfft2(b, s=frame)
+    size = 2 * reach + 1
+    surfaces = torch.fft.irfft2(product.sum(1), s=frame)[:, :size, :size]
+    inner = b[..., reach : reach + ph, reach : reach + pw]
+    energy = ((a**2).sum((1, 2, 3)) * (inner**2).sum((1, 2, 3))).sqrt()
+    return surfaces, energy
