@@ -4,8 +4,8 @@
 """
 
 import math
-import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,23 +34,23 @@ _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """The options that shape a result."""
 
-    model: str
-    loss: str
-    optimizer: str
-    sampler: str
-    levels: int | None
-    iterations: int | None
-    lr: float | None
-    max_shift: float | None
-    max_rotation: float | None
-    max_scale: float | None
-    allow_mirror: bool
-    precision: float
-    trust: float
-    seed: int
+    model: str = "affine"
+    loss: str = "auto"
+    optimizer: str = "lm"
+    sampler: str = "cubic"
+    levels: int | None = None
+    iterations: int | None = None
+    lr: float | None = None
+    max_shift: float | None = None
+    max_rotation: float | None = None
+    max_scale: float | None = None
+    allow_mirror: bool = False
+    precision: float = 0.01
+    trust: float = 0.5
+    seed: int = 0
 
 
 def align(
@@ -112,7 +112,7 @@ def align(
         ShapeError: If a picture or mask cannot be aligned.
         DeviceError: If there is no such device.
     """
-    wanted = _Wanted(
+    wanted = Wanted(
         model, loss, optimizer, sampler, levels, iterations, lr, max_shift, max_rotation, max_scale, allow_mirror,
         precision, trust, seed,
     )  # fmt: skip
@@ -140,7 +140,7 @@ def align(
         )
 
 
-def _check(wanted: _Wanted, init: Any) -> None:
+def _check(wanted: Wanted, init: Any) -> None:
     get_model(wanted.model)
     for name, value, known in (
         ("loss", wanted.loss, ("auto", *LOSSES)),
@@ -174,7 +174,7 @@ def _device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """What came of one set of starts."""
 
     polished: Polished
@@ -182,10 +182,10 @@ class _Answer:
     probability: float
 
 
-class _Pair:
+class Pair:
     """One pair of pictures on its way from starts to an answer; keeps what several attempts share."""
 
-    def __init__(self, fixed: Plane, moving: Plane, wanted: _Wanted) -> None:
+    def __init__(self, fixed: Plane, moving: Plane, wanted: Wanted) -> None:
         self.fixed, self.moving, self.wanted = fixed, moving, wanted
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
@@ -196,7 +196,7 @@ class _Pair:
         self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
 
-    def answer(self, starts: list[Hypothesis], *, wide: bool) -> _Answer | None:
+    def answer(self, starts: list[Hypothesis], *, wide: bool) -> Answer | None:
         """The best that refinement makes of some starts."""
         began = time.perf_counter()
         ranked = self.ladder.climb(starts, self.model, self.size_hw, wide=wide)
@@ -208,7 +208,7 @@ class _Pair:
         began = time.perf_counter()
         evidence = self.judge(polished, ranked)
         self.seconds["verdict"] += time.perf_counter() - began
-        return _Answer(polished, evidence, verdict.probability(evidence))
+        return Answer(polished, evidence, verdict.probability(evidence))
 
     def polish(self, moving_from_fixed: Matrix3) -> Polished:
         """The last levels: as fine as the precision asks, all the way on pictures of moderate size."""
@@ -284,6 +284,19 @@ class _Pair:
         shifts = self._search(full_range("translate", 0, 1, False), peaks=12 if self.model.name == "translate" else 3)
         return shifts if init == "phase" else [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
 
+    def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
+        """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""
+        auto = isinstance(init, str) and init == "auto"
+        cheap = self.cheap_starts(init)
+        yield cheap, not auto
+        if not auto:
+            return
+        found = cheap
+        if self.model.name != "translate" or self.wanted.allow_mirror:
+            found = self.full_search()
+            yield found, False
+        yield found, True
+
     def full_search(self) -> list[Hypothesis]:
         """Hypotheses over the whole range of the model and the bounds."""
         w = self.wanted
@@ -321,22 +334,20 @@ def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]
     return np.asarray(0.5 * (out + out.T))
 
 
-def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: _Wanted) -> Alignment:
+def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Alignment:
     began = time.perf_counter()
-    pair = _Pair(fixed, moving, wanted)
+    pair = Pair(fixed, moving, wanted)
     pair.seconds["start"] += time.perf_counter() - began
     empty = _nothing_to_see(pair)
     if empty:
         return _no_answer(pair, init, empty)
-    starts = pair.cheap_starts(init)
-    best = pair.answer(starts, wide=not (isinstance(init, str) and init == "auto"))
-    if isinstance(init, str) and init == "auto":
-        for attempt in _attempts(pair):
-            if best is not None and best.probability >= _SURE:
-                break
-            other = pair.answer(attempt[0], wide=attempt[1])
-            if other is not None and (best is None or other.probability > best.probability):
-                best = other
+    best: Answer | None = None
+    for starts, wide in pair.attempts(init):
+        answer = pair.answer(starts, wide=wide)
+        if answer is not None and (best is None or answer.probability > best.probability):
+            best = answer
+        if best is not None and best.probability >= _SURE:
+            break
     if best is None:
         return _no_answer(pair, init, "no overlap")
     if wanted.optimizer != "lm" or wanted.loss not in _LEAST_SQUARES:
@@ -344,15 +355,7 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: _Wanted) -> Alig
     return _result(pair, init, best)
 
 
-def _attempts(pair: _Pair) -> Any:
-    """Further sets of starts, each dearer than the one before, made only when asked for."""
-    found = pair.full_search()
-    if pair.model.name != "translate" or pair.wanted.allow_mirror:
-        yield found, False
-    yield found, True
-
-
-def _descended(pair: _Pair, best: _Answer) -> _Answer:
+def _descended(pair: Pair, best: Answer) -> Answer:
     w = pair.wanted
     began = time.perf_counter()
     matrix, history = descend(
@@ -373,7 +376,7 @@ def _descended(pair: _Pair, best: _Answer) -> _Answer:
     return replace(best, polished=polished)
 
 
-def _nothing_to_see(pair: _Pair) -> str:
+def _nothing_to_see(pair: Pair) -> str:
     for role, picture in (("fixed", pair.fixed), ("moving", pair.moving)):
         image, weight = picture.at(pair.base)
         if float(weight.sum()) < 30:
@@ -384,7 +387,7 @@ def _nothing_to_see(pair: _Pair) -> str:
     return ""
 
 
-def _no_answer(pair: _Pair, init: Any, why: str) -> Alignment:
+def _no_answer(pair: Pair, init: Any, why: str) -> Alignment:
     return Alignment(
         model=pair.wanted.model,
         moving_from_fixed=np.eye(3),
@@ -399,7 +402,7 @@ def _no_answer(pair: _Pair, init: Any, why: str) -> Alignment:
     )
 
 
-def _result(pair: _Pair, init: Any, best: _Answer) -> Alignment:
+def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
     p, w = best.polished, pair.wanted
     covariance = corner_covariance(p, pair.model, pair.size_hw)
     trusted = best.probability >= w.trust
@@ -432,6 +435,6 @@ def _result(pair: _Pair, init: Any, best: _Answer) -> Alignment:
     )
 
 
-def _options(wanted: _Wanted, init: Any) -> dict[str, Any]:
+def _options(wanted: Wanted, init: Any) -> dict[str, Any]:
     start = init if isinstance(init, str) else "given"
     return {**vars(wanted), "init": start}

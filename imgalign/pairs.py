@@ -124,6 +124,12 @@ class Reader:
             if name in self._next:
                 self.begin(self._next[name])
 
+    def drop(self, name: str) -> None:
+        """Let go of a picture that was begun and will not be taken."""
+        begun = self._begun.pop(name, None)
+        if begun is not None:
+            begun.cancel()
+
     def close(self) -> None:
         """Drop what was not taken."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -132,10 +132,11 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
     except BrokenPipeError:  # a closed pipe is the reader's decision, no failure to write
         raise
     except OSError as error:
-        raise WriteError(f"{shown(path)}: {_advice(error)}") from error
+        raise WriteError(f"{shown(path)}: {advice(error)}") from error
 
 
-def _advice(error: OSError) -> str:
+def advice(error: OSError) -> str:
+    """What a failure to write means, and what to do, in words."""
     said = error.strerror or str(error) or type(error).__name__
     advice = {
         errno.ENOSPC: "the disk is full; free some space, nothing was written",

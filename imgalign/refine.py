@@ -251,25 +251,23 @@ def _normal_equations(
     """Normal matrix and slope over the model's parameters, then each channel's bias, then each channel's gain."""
     basis = _basis(model, problem.size_hw)
     gx, gy = problem.gradient_x, problem.gradient_y
-    wx, wy = weight * gx, weight * gy
-    gain2 = gain * gain
-    square = torch.stack([(wx * gx * gain2).sum(1), (wx * gy * gain2).sum(1), (wy * gy * gain2).sum(1)], 1)
-    wx, wy = wx * gain, wy * gain
+    wx, wy = weight * (gx * gain), weight * (gy * gain)
     channels = residual.shape[1]
-    # (B, 2, 3, C, h, w): d/dx and d/dy, times residual, one and mean picture.
-    mixed = torch.stack([torch.stack([g * residual, g, g * mean_picture], 1) for g in (wx, wy)], 1)
-    xx, xy, yy = basis.moments(square, 2).unbind(1)
-    moments = basis.moments(mixed, 1)
+    # Each product is summed as soon as it is made: it is still in the cache then.
+    xx = basis.moments(wx * gx, 2, gain)
+    xy = basis.moments(wx * gy, 2, gain)
+    yy = basis.moments(wy * gy, 2, gain)
     block = torch.einsum("bij,klij->bkl", xx, basis.pp) + torch.einsum("bij,klij->bkl", yy, basis.qq)
     block = block + torch.einsum("bij,klij->bkl", xy, basis.pq)
-    lines = torch.einsum("bscij,kij->bksc", moments[:, 0], basis.p) + torch.einsum(
-        "bscij,kij->bksc", moments[:, 1], basis.q
+    along_x, along_y = (
+        torch.stack([basis.moments(x, 1) for x in (g * residual, g, g * mean_picture)], 1) for g in (wx, wy)
     )
+    lines = torch.einsum("bscij,kij->bksc", along_x, basis.p) + torch.einsum("bscij,kij->bksc", along_y, basis.q)
     slope_geometry = lines[:, :, 0].sum(2)
     cross = lines[:, :, 1:].flatten(2)  # (B, K, 2C): bias of each channel, gain of each channel
-    plain = torch.stack([weight, weight * mean_picture, weight * mean_picture**2], 1).sum((3, 4)).double()
-    wr = weight * residual
-    slope_nuisance = torch.stack([wr, wr * mean_picture], 1).sum((3, 4)).double().flatten(1)
+    wt, wr = weight * mean_picture, weight * residual
+    plain = torch.stack([x.sum((2, 3)) for x in (weight, wt, wt * mean_picture)], 1).double()
+    slope_nuisance = torch.stack([wr.sum((2, 3)), (wt * residual).sum((2, 3))], 1).double().flatten(1)
     nuisance = torch.zeros(len(residual), 2 * channels, 2 * channels, dtype=torch.float64)
     c = torch.arange(channels)
     nuisance[:, c, c], nuisance[:, c + channels, c + channels] = plain[:, 0], plain[:, 2]
@@ -295,11 +293,15 @@ class _Basis:
     powers_x: Tensor
     powers_y: Tensor
 
-    def moments(self, images: Tensor, order: int) -> Tensor:
-        """`(..., h, w)` images to `(..., i, j)` sums of image * y^i * x^j, to `order` times the fields' degree."""
+    def moments(self, images: Tensor, order: int, scale: Tensor | None = None) -> Tensor:
+        """`(B, C, h, w)` images to `(B, C, i, j)` sums of image * y^i * x^j, to `order` times the fields' degree.
+
+        With a `scale` `(B, C, 1, 1)` the channels are summed by it: `(B, i, j)`.
+        """
         terms = order * (self.p.shape[-1] - 1) + 1
         px, py = self.powers_x[:, :terms].to(images.dtype), self.powers_y[:, :terms].to(images.dtype)
-        return (py.T @ (images @ px)).double()
+        sums = py.T @ (images @ px)
+        return sums.double() if scale is None else (sums * scale).sum(1).double()
 
 
 @lru_cache(maxsize=64)

@@ -34,6 +34,8 @@ _WEIGHTS = {
     "overlap": 0.5,
     "margin": 1.0,
     "correlation": 1.0,
+    "likeness": 0.0,
+    "strength": 0.0,
 }
 
 
@@ -49,7 +51,9 @@ class Evidence:
         overlap: Share of the fixed picture under which there is moving picture.
         margin: Log of the score over that of the best hypothesis elsewhere.
         correlation: Of the two pictures at the end.
-        rival: The hypothesis elsewhere, if it came near.
+        likeness: Correlation of the feature pictures at the middle level.
+        strength: Log of that correlation in standard deviations of what chance gives over so many pixels.
+        rival_px: How far away the best hypothesis elsewhere is.
     """
 
     peak: float
@@ -59,6 +63,8 @@ class Evidence:
     overlap: float
     margin: float
     correlation: float
+    likeness: float
+    strength: float
     rival_px: float = math.inf
 
     def features(self) -> dict[str, float]:
@@ -71,6 +77,8 @@ class Evidence:
             "overlap": math.log(max(self.overlap, 0.01)),
             "margin": max(-1.0, min(self.margin, 1.5)),
             "correlation": self.correlation,
+            "likeness": self.likeness,
+            "strength": max(-1.0, self.strength),
         }
 
 
@@ -103,7 +111,7 @@ def collect(
         overlap: Share of the fixed picture that is seen in the moving one.
         correlation: Of the pictures at the end.
     """
-    peak, parts, sharpness = _agreement(problem, level_matrix)
+    peak, parts, sharpness, likeness, pixels = _agreement(problem, level_matrix)
     far = 0.02 * math.hypot(*size_hw)
     rivals = [
         (h.score, corner_distance(h.moving_from_fixed, answer.moving_from_fixed, size_hw))
@@ -120,6 +128,8 @@ def collect(
         overlap=overlap,
         margin=math.log(max(answer.score, 1e-3) / max(best_rival[0], 1e-3)) if rivals else 1.5,
         correlation=correlation,
+        likeness=likeness,
+        strength=math.log(max(likeness, 1e-3) * math.sqrt(max(pixels, 1.0))),
         rival_px=best_rival[1],
     )
 
@@ -150,8 +160,8 @@ def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, float]:
-    """Peak height, share of agreeing parts and sharpness, from cross-correlations of parts of the pictures."""
+def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, float, float, float]:
+    """Peak height, share of agreeing parts, sharpness, correlation and pixels: from parts of the pictures."""
     points = mapped_grid(torch.as_tensor(level_matrix)[None], problem.size_hw, problem.fixed.dtype)
     moving = problem.moving.values(points)
     valid = problem.moving.weights(points) * problem.weight
@@ -163,10 +173,9 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, f
     reach = max(4, round(_REACH * max(problem.size_hw)))
     surfaces, energy = _surfaces(f, m, reach)
     if float(energy.sum()) <= 0:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0, 0.0
     centre = reach
     whole = surfaces.sum(0)
-    # Each part is asked with its neighbours, so that a part of little structure does not answer by chance.
     far = _distance(reach) > 3.0
     spread = float(whole[far].std()) + 1e-12
     near = _distance(reach) <= _NEAR
@@ -175,9 +184,10 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, f
     index = surfaces.flatten(1).argmax(1)
     dy, dx = index // (2 * reach + 1) - centre, index % (2 * reach + 1) - centre
     agrees = torch.hypot(dy.float(), dx.float()) <= _NEAR
-    strong = energy > 0.15 * energy.max()
+    strong = energy > 0.1 * energy.max()
     share = float((energy.sqrt() * agrees * strong).sum() / (energy.sqrt() * strong).sum().clamp_min(1e-12))
-    return peak, share, sharpness
+    likeness = float(whole[centre, centre]) / math.sqrt(float((f * f).sum()) * float((m * m).sum()) + 1e-12)
+    return peak, share, sharpness, likeness, float(valid.sum())
 
 
 def _distance(reach: int) -> Tensor:
@@ -201,5 +211,8 @@ def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor
     size = 2 * reach + 1
     surfaces = torch.fft.irfft2(product.sum(1), s=frame)[:, :size, :size]
     inner = b[..., reach : reach + ph, reach : reach + pw]
-    energy = ((a**2).sum((1, 2, 3)) * (inner**2).sum((1, 2, 3))).sqrt()
+    of_fixed, of_moving = (a**2).sum((1, 2, 3)), (inner**2).sum((1, 2, 3))
+    # Structure in one picture alone counts as well: there the other should have had it.
+    energy = of_fixed / of_fixed.sum().clamp_min(1e-12) + of_moving / of_moving.sum().clamp_min(1e-12)
+    energy = energy * (of_fixed.sum() * of_moving.sum() > 0)
     return surfaces, energy
