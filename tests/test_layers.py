@@ -15,13 +15,14 @@ LAYERS = (
     ("climb", "search", "verdict", "refine", "alignment", "decoding", "encoding", "images", "record",
      "resample", "outputs", "kinds", "climb"),
     ("align", "center", "stn", "gradmap", "laying"),
-    ("pairs", "batch", "stack"),
+    ("pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),
     ("cli",),
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
     "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "picture", "canvas", "decoding", "encoding",
-    "alignment", "images", "record", "laying", "pairs", "cli",
+    "alignment", "images", "record", "laying", "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine",
+    "batch", "stack", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 

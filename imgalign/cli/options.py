@@ -8,6 +8,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 LOSSES = ("auto", "ssd", "robust", "ncc", "lncc", "gradient", "mi")
 OPTIMIZERS = ("lm", "sgd", "adam", "lbfgs")
 SAMPLERS = ("nearest", "bilinear", "cubic")
@@ -175,6 +176,47 @@ def output_options(function: F) -> F:
         option(section, "--no-image", is_flag=True, help="Write no picture, only the parameters."),
         overwrite_option(section),
         option(section, "--json", "as_json", is_flag=True, help="Also print one JSON line a picture on stdout."),
+    )(function)  # fmt: skip
+
+
+def batch_options(function: F) -> F:
+    """Which pairs, and where each result goes."""
+    section = "Pairs and output"
+    return stack(
+        option(section, "--model", type=click.Choice(MODELS), default="affine", show_default=True,
+               help="Of the pairs that name none."),
+        option(section, "--fixed", type=str, metavar="FILE", help="The fixed image of every pair."),
+        option(section, "--fixed-dir", type=_path(), metavar="DIR", help="Fixed images, instead of PAIRS."),
+        option(section, "--moving-dir", type=_path(), metavar="DIR", help="Moving images with the same stems."),
+        option(section, "-d", "--output-dir", type=_path(), metavar="DIR",
+               help="Where everything goes; made if need be.  [default: the working folder]"),
+        option(section, "--output-template", default="{id}.aligned{ext}", show_default=True, metavar="NAME",
+               help="Name of a picture. Words: {id} {moving} {fixed} (stems) {parent} {fixed_parent} (their folders) "
+               "{line} {model} {ext}."),
+        option(section, "--params-template", default="{id}.params.json", show_default=True, metavar="NAME",
+               help="Name of a parameter file."),
+        option(section, "--id-template", default="{moving}", show_default=True, metavar="TEXT",
+               help="Id of the pairs that have none."),
+        option(section, "--allow-outside", is_flag=True,
+               help="Let names in the manifest leave the output folder (.., absolute paths, links)."),
+        option(section, "--retry", type=click.Choice(("untrusted", "failed", "none")), default="failed",
+               show_default=True,
+               help="What is tried again beside what is missing or changed; untrusted includes failed."),
+        option(section, "--no-image", is_flag=True, help="Write no pictures, only the parameters."),
+        overwrite_option(section),
+        option(section, "--json", "as_json", is_flag=True, help="Also print each line of results.jsonl on stdout."),
+    )(function)  # fmt: skip
+
+
+def crew_options(function: F) -> F:
+    """Who works on a batch."""
+    section = "Machine"
+    return stack(
+        option(section, "--workers", type=click.IntRange(min=1), metavar="N",
+               help="Processes; they share the threads.  [default: one a core]"),
+        option(section, "--engine", type=click.Choice(("local", "dask")), default="local", show_default=True,
+               help="dask: on the machines of a Dask cluster (pip install 'imgalign[dask]')."),
+        option(section, "--scheduler", type=str, metavar="ADDRESS", help="The Dask scheduler, tcp://host:8786."),
     )(function)  # fmt: skip
 
 

@@ -64,6 +64,20 @@ class Talk:
         """
         click.echo(json.dumps(record, allow_nan=False))
 
+    def bar(self, total: int, unit: str) -> Any:
+        """A bar that the caller moves and closes, or None where nobody watches."""
+        somebody_watches = total > 1 and not self.quiet and sys.stderr.isatty()
+        if not (somebody_watches if self._wants_bar is None else self._wants_bar):
+            return None
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, file=sys.stderr, leave=False, unit=unit, dynamic_ncols=True)
+        return self._bar
+
+    def drop_bar(self) -> None:
+        """The bar is closed."""
+        self._bar = None
+
     def progress(self, items: Sequence[T]) -> Iterable[T]:
         """`items`, with a bar on stderr where somebody watches and there is something to wait for."""
         somebody_watches = len(items) > 1 and not self.quiet and sys.stderr.isatty()

@@ -1,0 +1,176 @@
+"""Where the results of a batch go: every name is made, and checked, before anything runs.
+
+Names come from templates or from the manifest. They stay inside the output folder: `..`, absolute paths and links that
+lead out are refused, for a manifest may come from somebody else.
+"""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from imgalign.errors import OptionError
+from imgalign.ledger import LOCK, RESULTS, SUMMARY
+from imgalign.manifest import Entry, filled, with_defaults
+from imgalign.outputs import KEPT_SUFFIXES, Job
+from imgalign.paths import shown
+
+_OWN = (RESULTS, SUMMARY, LOCK)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pairs and their outputs are named."""
+
+    folder: Path
+    """The output folder."""
+    model: str = "affine"
+    output_template: str = "{id}.aligned{ext}"
+    params_template: str = "{id}.params.json"
+    id_template: str = "{moving}"
+    image: bool = True
+    gradmap: bool = False
+    allow_outside: bool = False
+
+    def named(self, entry: Entry) -> Entry:
+        """The entry with its model and id."""
+        return with_defaults(entry, model=self.model, id_template=self.id_template)
+
+    def job(self, entry: Entry) -> Job:
+        """What a named entry reads and writes.
+
+        Raises:
+            OptionError: If a name would leave the output folder.
+        """
+        own = Path(entry.moving.partition("[")[0] if entry.moving.endswith("]") else entry.moving).suffix
+        extension = own if own.lower() in KEPT_SUFFIXES else ".png"
+        output = self._path(entry, entry.output or filled(self.output_template, entry, extension))
+        params = self._path(entry, entry.params or filled(self.params_template, entry, extension))
+        maps = (output.with_suffix(f".{word}gradmap.tif") if self.gradmap else None for word in ("fixed.", ""))
+        fixed_gradmap, aligned_gradmap = maps
+        return Job(
+            fixed=entry.fixed,
+            moving=entry.moving,
+            image=output if self.image else None,
+            params=params,
+            fixed_gradmap=fixed_gradmap,
+            aligned_gradmap=aligned_gradmap,
+        )
+
+    def _path(self, entry: Entry, name: str) -> Path:
+        path = self.folder / name
+        if not path.name or name.endswith(("/", os.sep)):
+            raise OptionError(f"line {entry.line}: {shown(name)!r} is no name of a file")
+        if path.parent == self.folder and path.name.startswith(_OWN):
+            raise OptionError(f"line {entry.line}: {path.name} is a file of the batch itself; choose another name")
+        if not self.allow_outside:
+            self._refuse_outside(entry, name, path)
+        return path
+
+    def _refuse_outside(self, entry: Entry, name: str, path: Path) -> None:
+        if Path(name).is_absolute() or Path(name).drive or ".." in Path(name).parts:
+            why = "leads out of the output folder"
+        elif not _is_inside(path.parent, self.folder):
+            why = "goes through a link that leads out of the output folder"
+        elif path.is_symlink():
+            why = "is a link"
+        else:
+            return
+        raise OptionError(f"line {entry.line}: the output {shown(name)} {why}; allow it with --allow-outside")
+
+
+def check(entries: Iterable[Entry], layout: Layout) -> int:
+    """Go through all pairs, and refuse the batch if any two collide.
+
+    Holds 8 bytes a name, so that the length of a manifest does not matter.
+
+    Returns:
+        How many pairs there are.
+
+    Raises:
+        OptionError: If an id or a file comes twice, or an input would be written over; naming both lines.
+    """
+    ids, outputs, inputs = array("Q"), array("Q"), array("Q")
+    for entry in map(layout.named, entries):
+        ids.append(_number(str(entry.id)))
+        outputs.extend(_number(_place(path)) for path in layout.job(entry).outputs)
+        inputs.extend(_number(_place(_file(name))) for name in _read_by(entry))
+    for what, repeated in (("id", _repeated(ids)), ("output", _repeated(outputs))):
+        if repeated:
+            _explain_repeated(what, repeated, entries, layout)
+    written_over = set(outputs) & set(inputs) if len(inputs) else set()
+    if written_over:
+        _explain_written_over(written_over, entries, layout)
+    return len(ids)
+
+
+def _read_by(entry: Entry) -> Iterator[str]:
+    for name in (entry.fixed, entry.moving, entry.mask, entry.moving_mask, entry.init):
+        if name is not None:
+            yield name
+
+
+def _file(name: str) -> Path:
+    if not name.endswith("]"):
+        return Path(name)
+    from imgalign.images import file_and_page
+
+    return file_and_page(name)[0]
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+
+
+def _repeated(numbers: "array[int]") -> set[int]:
+    import numpy as np
+
+    found, counts = np.unique(np.frombuffer(numbers, np.uint64), return_counts=True)
+    return {int(number) for number in found[counts > 1]}
+
+
+def _explain_repeated(what: str, numbers: set[int], entries: Iterable[Entry], layout: Layout) -> None:
+    """Find the lines; what only looked alike by its fingerprint is no collision."""
+    seen: dict[str, int] = {}
+    advice = "give each line an id, or use --id-template with {parent} or {fixed}"
+    for entry in map(layout.named, entries):
+        texts = [str(entry.id)] if what == "id" else [_place(path) for path in layout.job(entry).outputs]
+        for text in texts:
+            if _number(text) not in numbers:
+                continue
+            if text in seen:
+                raise OptionError(
+                    f"lines {seen[text]} and {entry.line} have the same {what} {shown(text)!r}; {advice}"
+                    + ("" if what == "id" else ", or --output-template")
+                )
+            seen[text] = entry.line
+
+
+def _explain_written_over(numbers: set[int], entries: Iterable[Entry], layout: Layout) -> None:
+    read = {_place(_file(name)) for entry in entries for name in _read_by(entry)}
+    for entry in map(layout.named, entries):
+        for path in layout.job(entry).outputs:
+            if _number(_place(path)) in numbers and _place(path) in read:
+                raise OptionError(
+                    f"line {entry.line}: {shown(path)} would be written but is also an input, and inputs are never "
+                    "overwritten; choose another --output-dir or --output-template"
+                )
+
+
+def _place(path: Path) -> str:
+    """Where a name leads, links followed."""
+    if path.is_symlink():
+        return os.path.realpath(path)
+    return f"{_real_folder(str(path.parent))}{os.sep}{path.name}"
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _is_inside(folder: Path, outer: Path) -> bool:
+    return Path(_real_folder(str(folder))).is_relative_to(_real_folder(str(outer)))

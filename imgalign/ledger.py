@@ -1,0 +1,322 @@
+"""What a batch has done so far: `results.jsonl`, one line a pair, none of which is ever lost.
+
+Every line is appended by one write and synced. A line that was cut off (kill -9, power cut, full disk) is taken away
+when the file is next opened. A hidden file beside it keeps a second batch out of the folder, and remembers which pairs
+were begun: whatever lies under their names may be replaced, everything else may not.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from imgalign.errors import WriteError
+from imgalign.paths import advice, replacing, shown
+
+RESULTS, SUMMARY, LOCK = "results.jsonl", "summary.csv", ".imgalign-batch"
+Verdict = Literal["trusted", "untrusted", "failed"]
+_VERDICTS: tuple[Verdict, ...] = ("trusted", "untrusted", "failed")
+_DIGEST = 16
+SUMMARY_COLUMNS = (
+    "id", "fixed", "moving", "model", "verdict", "probability", "shift_x_px", "shift_y_px", "rotation_deg", "scale_x",
+    "scale_y", "corner_sigma_px", "seconds", "output", "params", "reasons", "error",
+)  # fmt: skip
+
+
+def digest(*parts: str) -> bytes:
+    """A short fingerprint of some texts."""
+    text = "\0".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=_DIGEST).digest()
+
+
+def work_digest(options_hash: str, inputs: Mapping[str, str | None]) -> bytes:
+    """A fingerprint of what shapes a result: the options and the content of every input."""
+    return digest(options_hash, *(f"{role}={inputs[role]}" for role in sorted(inputs) if inputs[role] is not None))
+
+
+def names_digest(output: str | None, params: str | None) -> bytes:
+    """A fingerprint of where a result goes."""
+    return digest(output or "", params or "")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the last line of a pair says, as fingerprints."""
+
+    verdict: Verdict
+    work: bytes
+    names: bytes
+    refused: bool
+    """Its outputs existed and were somebody else's."""
+
+
+class Ledger:
+    """The results of one output folder, open for one batch.
+
+    Args:
+        folder: The output folder; it exists.
+
+    Raises:
+        WriteError: If another batch works there, or the folder takes no files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self._folder = folder / RESULTS, folder
+        self._lock = _locked(folder / LOCK)
+        self._known: dict[bytes, bytes] = {}
+        self._begun = _begun(self._lock)
+        _append(self._lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode(), folder / LOCK)
+        self.interrupted = bool(self._begun)
+        """The batch before this one did not come to its end."""
+        self.unreadable = 0
+        """Lines that are none; they stay where they are."""
+        self._superseded = 0
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            _repair(self._file)
+            _sync_folder(folder)
+        except OSError as error:
+            self._lock.close()
+            raise _explained(self.path, error) from error
+        self._load()
+
+    def __contains__(self, pair_id: str) -> bool:
+        return digest(pair_id) in self._known
+
+    def known(self, pair_id: str) -> Known | None:
+        """What the last line of a pair says."""
+        packed = self._known.get(digest(pair_id))
+        if packed is None:
+            return None
+        verdict = _VERDICTS[packed[0] & 3]
+        return Known(verdict, packed[1 : 1 + _DIGEST], packed[1 + _DIGEST :], bool(packed[0] & 4))
+
+    def owns(self, pair_id: str, names: bytes) -> bool:
+        """True where files under these names come from this pair, so that they may be replaced."""
+        known = self.known(pair_id)
+        if known is not None and known.names == names and not known.refused:
+            return True
+        return digest(pair_id, names.hex()) in self._begun
+
+    def begin(self, pair_id: str, names: bytes) -> None:
+        """Remember, whatever happens next, that a pair is in work.
+
+        Raises:
+            WriteError: If the disk does not take it.
+        """
+        key = digest(pair_id, names.hex())
+        if key in self._begun:
+            return
+        self._begun.add(key)
+        _append(self._lock.fileno(), f"{key.hex()}\n".encode(), self._folder / LOCK)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a pair's line; when this returns, it is on the disk.
+
+        Raises:
+            WriteError: If the disk does not take it; the file is as it was before.
+        """
+        text = json.dumps(line, allow_nan=False)  # ASCII: undecodable names stay valid JSON
+        _append(self._file, f"{text}\n".encode(), self.path)
+        self._note(line)
+        names = names_digest(line.get("output"), line.get("params"))
+        self._begun.discard(digest(str(line["id"]), names.hex()))
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The last line of every pair, in the order of the file."""
+        last = {digest(str(line["id"])): number for number, line in _numbered(self.path)} if self._superseded else None
+        for number, line in _numbered(self.path):
+            if last is None or last[digest(str(line["id"]))] == number:
+                yield line
+
+    def close(self, *, complete: bool = True) -> None:
+        """Leave one line a pair, write the summary, and let the next batch in.
+
+        Args:
+            complete: Every pair that was begun has its line.
+
+        Raises:
+            WriteError: If the disk does not take it; the results stay as they are.
+        """
+        try:
+            if self._superseded:
+                self._compact()
+            self.write_summary()
+            if complete:
+                os.ftruncate(self._lock.fileno(), 0)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let the next batch in, and do nothing else. Twice is as good as once."""
+        if not self._lock.closed:
+            os.close(self._file)
+            self._lock.close()
+
+    def write_summary(self) -> None:
+        """Write `summary.csv`, for spreadsheets.
+
+        Raises:
+            WriteError: If the disk does not take it.
+        """
+        with replacing(self._folder / SUMMARY, overwrite=True) as file:
+            text = TextIOWrapper(file, encoding="utf-8-sig", errors="backslashreplace", newline="")
+            writer = csv.writer(text)
+            writer.writerow(SUMMARY_COLUMNS)
+            writer.writerows(_row(line) for line in self.lines())
+            text.flush()
+            text.detach()
+
+    def _load(self) -> None:
+        with self.path.open("rb") as file:
+            for raw in file:
+                line = _parsed(raw)
+                if line is None:
+                    self.unreadable += 1
+                else:
+                    self._note(line)
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        key = digest(str(line["id"]))
+        self._superseded += key in self._known
+        flags = _VERDICTS.index(line["verdict"]) | (4 if line.get("refused") else 0)
+        work = work_digest(str(line.get("options_hash")), line.get("inputs") or {})
+        self._known[key] = bytes([flags]) + work + names_digest(line.get("output"), line.get("params"))
+
+    def _compact(self) -> None:
+        with replacing(self.path, overwrite=True, sync=True) as file:
+            for line in self.lines():
+                file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        _sync_folder(self._folder)
+        self._superseded = 0
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The lock file, locked by this process until it ends, however it ends."""
+    try:
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise _explained(path, error) from error
+    try:
+        _take(file)
+    except OSError:
+        file.close()
+        owners = [line for line in path.read_text("utf-8", "replace").splitlines() if line.startswith("process")]
+        raise WriteError(
+            f"{shown(path.parent)}: another batch works in this folder ({owners[-1] if owners else 'starting'}); "
+            "wait for it, or choose another --output-dir"
+        ) from None
+    return file
+
+
+if sys.platform == "win32":
+
+    def _take(file: IO[bytes]) -> None:
+        import msvcrt
+
+        file.seek(1 << 40)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+
+    def _take(file: IO[bytes]) -> None:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _begun(lock: IO[bytes]) -> set[bytes]:
+    lock.seek(0)
+    lines = (line.strip() for line in lock.read().splitlines())
+    return {bytes.fromhex(line.decode()) for line in lines if len(line) == 2 * _DIGEST and line.isalnum()}
+
+
+def _append(descriptor: int, data: bytes, path: Path) -> None:
+    """One write, synced; what a full disk took of it is taken back."""
+    before = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, data) < len(data):
+            os.write(descriptor, data[os.fstat(descriptor).st_size - before :])  # says why it was cut short
+        os.fsync(descriptor)
+    except OSError as error:
+        os.ftruncate(descriptor, before)
+        raise _explained(path, error) from error
+
+
+def _repair(descriptor: int) -> None:
+    """Cut off what follows the last line end: a line that was never finished."""
+    size = os.fstat(descriptor).st_size
+    end = size
+    while end > 0:
+        begin = max(0, end - (1 << 16))
+        block = os.pread(descriptor, end - begin, begin) if hasattr(os, "pread") else _read_at(descriptor, begin, end)
+        found = block.rfind(b"\n")
+        if found >= 0:
+            end = begin + found + 1
+            break
+        end = begin
+    if end < size:
+        os.ftruncate(descriptor, end)
+
+
+def _read_at(descriptor: int, begin: int, end: int) -> bytes:
+    os.lseek(descriptor, begin, os.SEEK_SET)
+    return os.read(descriptor, end - begin)
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file):
+            line = _parsed(raw)
+            if line is not None:
+                yield number, line
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and "id" in line and line.get("verdict") in _VERDICTS else None
+
+
+def _row(line: Mapping[str, Any]) -> list[Any]:
+    shift = line.get("shift_px") or (None, None)
+    scale = line.get("scale") or (None, None)
+    seconds = line.get("seconds") or {}
+    special = {
+        "shift_x_px": shift[0],
+        "shift_y_px": shift[1],
+        "scale_x": scale[0],
+        "scale_y": scale[1],
+        "seconds": round(sum(seconds.values()), 3) if seconds else None,
+        "reasons": "; ".join(line.get("reasons") or ()),
+    }
+    return [_cell(special[name] if name in special else line.get(name)) for name in SUMMARY_COLUMNS]
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula is shown as text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a power cut, where folders can be synced."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(path: Path, error: OSError) -> WriteError:
+    return WriteError(f"{shown(path)}: {advice(error)}; the same command goes on from here")
