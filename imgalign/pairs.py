@@ -266,6 +266,7 @@ def align_pictures(
     result = align(comparable(fixed), comparable(moving), **{**vars(finding), **read})
     named = {"init": finding.init, "mask": _name(finding.mask), "moving_mask": _name(finding.moving_mask)}
     files = {"fixed": _known(fixed), "moving": _known(moving)}
+    assert isinstance(result, Alignment)  # a tuple comes of batches only
     return replace(result, files=files, options={**result.options, **named})
 
 
