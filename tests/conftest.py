@@ -20,8 +20,9 @@ def scene(x, y):
     """A smooth picture without repetition, 0 to 1, for any coordinates: blobs of several sizes."""
     rng = np.random.default_rng(7)
     total = np.zeros(np.broadcast(x, y).shape)
-    for _ in range(60):
-        cx, cy, sigma, height = rng.uniform(-40, 200), rng.uniform(-40, 200), rng.uniform(3, 12), rng.uniform(-1, 1)
+    for number in range(300):
+        low, high = (4, 12) if number < 50 else (1.5, 4)
+        cx, cy, sigma, height = rng.uniform(-40, 200), rng.uniform(-40, 200), rng.uniform(low, high), rng.uniform(-1, 1)
         total += height * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
     return 0.5 + 0.35 * np.tanh(total)
 
