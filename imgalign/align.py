@@ -29,6 +29,7 @@ from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
 
 _BASE_PIXELS = 1.3e6  # up to this size the finest level is always used; above it, as far as the precision asks
+_NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _SURE = 0.9  # a cheap start with this probability needs no search
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
@@ -203,7 +204,18 @@ class Pair:
         ranked = [h for h in ranked if self.allowed(h.moving_from_fixed)]
         if not ranked:
             return None
-        polished = self.polish(ranked[0].moving_from_fixed)
+        best = ranked[0]
+        polished = self.polish(best.moving_from_fixed)
+        for _ in range(2):
+            # Far from where it started, the last level has not seen the neighbourhood of its own answer.
+            if corner_distance(best.moving_from_fixed, polished.moving_from_fixed, self.size_hw) < _NEAR * self.base:
+                break
+            better = self.ladder.again(polished.moving_from_fixed, self.model, self.size_hw)
+            if better is None or better.score < best.score:
+                break
+            best = better
+            polished = self.polish(best.moving_from_fixed)
+        ranked[0] = best
         self.seconds["refine"] += time.perf_counter() - began
         began = time.perf_counter()
         evidence = self.judge(polished, ranked)
@@ -212,6 +224,8 @@ class Pair:
 
     def polish(self, moving_from_fixed: Matrix3) -> Polished:
         """The last levels: as fine as the precision asks, all the way on pictures of moderate size."""
+        for coarse in self._on_the_way():
+            moving_from_fixed = self._polish_at(moving_from_fixed, coarse, rounds=1).moving_from_fixed
         reduction = self.base
         done = self._polish_at(moving_from_fixed, reduction)
         while reduction > 1 and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
@@ -219,7 +233,12 @@ class Pair:
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done
 
-    def _polish_at(self, moving_from_fixed: Matrix3, reduction: int) -> Polished:
+    def _on_the_way(self) -> list[int]:
+        """Reductions between the ladder's last level and the base, halving: each brings the next within its basin."""
+        last = self.ladder.reductions[-1] * self.base
+        return [self.base * k for k in (8, 4, 2) if self.base * k < 0.75 * last]
+
+    def _polish_at(self, moving_from_fixed: Matrix3, reduction: int, rounds: int = 3) -> Polished:
         level = level_from_full(reduction)
         full = np.linalg.inv(level)
         done = polish(
@@ -227,6 +246,7 @@ class Pair:
             self.moving.at(reduction),
             level @ moving_from_fixed @ full,
             self.model,
+            rounds=rounds,
             iterations=self.wanted.iterations or 10,
             robust=self.wanted.loss in ("auto", "robust", "lncc"),
             light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),

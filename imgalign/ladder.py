@@ -18,7 +18,8 @@ from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.transforms import MODELS, Model, local_scale
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
-_LEVELS = 3  # of the ladder: 96, 192 and 384 pixels on the longer side
+_LEVELS = 2  # of the ladder: 96 and 192 pixels on the longer side
+_BEHIND = 0.65  # a hypothesis whose score is less than this share of the best one's is dropped
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,15 @@ class Ladder:
         """
         for index, reduction in enumerate(self.reductions):
             found = self._refine(hypotheses, model, reduction, first=index == 0, wide=wide and index == 0, size_hw=size_hw)
+            found = [h for h in found if h.score >= _BEHIND * found[0].score]
             hypotheses = distinct(found, size_hw, 0.02 * math.hypot(*size_hw), max(2, keep >> index))
         return hypotheses
+
+    def again(self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int]) -> Hypothesis | None:
+        """The last level once more, from a better start."""
+        start = [Hypothesis(moving_from_fixed, 0.0)]
+        found = self._refine(start, model, self.reductions[-1], first=False, wide=False, size_hw=size_hw)
+        return found[0] if found else None
 
     def _refine(
         self, hypotheses: list[Hypothesis], model: Model, reduction: float, *, first: bool, wide: bool,

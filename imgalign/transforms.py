@@ -143,7 +143,9 @@ def _direct_linear_transform(points: np.ndarray, targets: np.ndarray, w: np.ndar
 def corner_distance(first: Matrix3, second: Matrix3, size_hw: tuple[int, int]) -> float:
     """Mean distance, in pixels, between where two matrices take the corners of an image."""
     c = corners(size_hw)
-    return float(np.linalg.norm(map_points(first, c) - map_points(second, c), axis=1).mean())
+    with np.errstate(invalid="ignore"):
+        distance = np.linalg.norm(map_points(first, c) - map_points(second, c), axis=1).mean()
+    return float(distance) if np.isfinite(distance) else float("inf")
 
 
 def local_scale(matrix: Matrix3, size_hw: tuple[int, int]) -> float:

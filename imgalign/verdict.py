@@ -170,6 +170,8 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, f
     mean_f = (problem.fixed * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
     mean_m = (moving * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
     f, m = (problem.fixed - mean_f) * valid, (moving - mean_m) * valid
+    # Contrast may be inverted: the first channel, grey values, takes the sign under which the pictures agree.
+    m = torch.cat([m[:, :1] * torch.where((f[:, :1] * m[:, :1]).sum() < 0, -1.0, 1.0), m[:, 1:]], 1)
     reach = max(4, round(_REACH * max(problem.size_hw)))
     surfaces, energy = _surfaces(f, m, reach)
     if float(energy.sum()) <= 0:
