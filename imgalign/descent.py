@@ -102,13 +102,13 @@ def minimise(
     def closure() -> Tensor:
         engine.zero_grad()
         value = objective(params)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
         for _ in range(steps):
             before = params.detach().clone()
-            value = float(engine.step(closure))
+            value = float(engine.step(closure))  # type: ignore[arg-type]
             if history is not None:
                 history.append(value)
             if not np.isfinite(value):

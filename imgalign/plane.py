@@ -97,7 +97,9 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
 def _as_tensor(picture: Any, role: str) -> Tensor:
     if isinstance(picture, Tensor):
         if picture.ndim not in (2, 3):
-            raise ShapeError(f"{role} tensor must be (H, W) or (C, H, W), got {tuple(picture.shape)}; select one picture")
+            raise ShapeError(
+                f"{role} tensor must be (H, W) or (C, H, W), got {tuple(picture.shape)}; select one picture"
+            )
         tensor = picture.detach()
         return tensor if tensor.ndim == 2 else tensor.permute(1, 2, 0)
     if hasattr(picture, "getbands"):  # PIL: modes with a palette or one bit hold indices, not intensities
@@ -117,7 +119,6 @@ def _native(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
-        array = array.astype(np.int32) if array.dtype.isnative else array.astype(np.int32)
         array = array.astype(np.float32) / 65535
     elif array.dtype in (np.uint32, np.uint64, np.int64, np.int32):
         limit = float(np.abs(array).max()) or 1.0

@@ -49,7 +49,7 @@ def sample(image: Image, points: Points, kernel: str = "bilinear") -> tuple[Samp
         OptionError: If there is no such kernel.
     """
     _check(image, points, kernel)
-    samples: Tensor = _Sample.apply(image, points, kernel)
+    samples: Tensor = _Sample.apply(image, points, kernel)  # type: ignore[no-untyped-call]
     return samples, inside(points, (image.shape[-2], image.shape[-1]), 0.5 if kernel == "nearest" else 0.0)
 
 
@@ -75,7 +75,7 @@ def sample_grid(
 
 
 def inside(points: Tensor, size_hw: tuple[int, int], margin: float = 0.0) -> Tensor:
-    """True where a point lies within the outermost pixel centres, plus `margin` pixels; the shape less its last axis."""
+    """True where a point lies within the outermost pixel centres, plus `margin` pixels: `(..., 2)` to `(...)`."""
     h, w = size_hw
     # Half the last bit of a float32 coordinate is forgiven, so that the identity keeps its last row and column.
     slack = margin + 1e-7 * max(h, w)
@@ -93,7 +93,7 @@ class _Sample(Function):
         return _read(image, points, kernel, gradient=False)[0]
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         image, points = ctx.saved_tensors
         grad_image = grad_points = None
         if ctx.needs_input_grad[1]:
@@ -193,9 +193,7 @@ def read_spline(coefficients: Image, points: Points, *, gradient: bool) -> tuple
     values = _four_reads(coefficients, base, value_taps, value_taps)
     if not gradient:
         return values, values, values
-    slope_taps = _paired_taps(
-        -((1 - t) ** 2) / 2, (3 * t**2 - 4 * t) / 2, (-3 * t**2 + 2 * t + 1) / 2, t**2 / 2
-    )
+    slope_taps = _paired_taps(-((1 - t) ** 2) / 2, (3 * t**2 - 4 * t) / 2, (-3 * t**2 + 2 * t + 1) / 2, t**2 / 2)
     return (
         values,
         _four_reads(coefficients, base, slope_taps, value_taps),
@@ -239,7 +237,9 @@ def _check(image: Tensor, points: Tensor, kernel: str) -> None:
             f"image must be a float tensor (B, C, H, W), got {image.dtype} {tuple(image.shape)}; add the missing axes"
         )
     if min(image.shape[-2:]) < 2:
-        raise ShapeError(f"image needs at least 2 x 2 pixels, got {image.shape[-2]} x {image.shape[-1]}; use a larger one")
+        raise ShapeError(
+            f"image needs at least 2 x 2 pixels, got {image.shape[-2]} x {image.shape[-1]}; use a larger one"
+        )
     if points.ndim != 3 or points.shape[-1] != 2 or image.shape[0] not in (1, points.shape[0]):
         raise ShapeError(
             f"points must be (B, N, 2) with the image's batch, got {tuple(points.shape)} for an image of "

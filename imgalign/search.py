@@ -105,7 +105,11 @@ def _field(image: Image, weight: Weight) -> tuple[Image, Weight]:
 
 
 def _correlate(
-    fixed: tuple[Image, Weight], moving: tuple[Image, Weight], rotations_deg: tuple[float, ...], mirror: bool, peaks: int
+    fixed: tuple[Image, Weight],
+    moving: tuple[Image, Weight],
+    rotations_deg: tuple[float, ...],
+    mirror: bool,
+    peaks: int,
 ) -> list[Hypothesis]:
     """Masked correlation of one fixed field with a moving field turned every way; matrices in their own pixels."""
     h, w = fixed[0].shape[-2:]

@@ -89,7 +89,7 @@ def get_model(name: str) -> Model:
 
 
 def exponential(params: Params, generators: Tensor) -> Matrix:
-    """`exp(sum_i params_i generator_i)`, `(B, 3, 3)`, for `(B, P)` params and `(P, 3, 3)` generators; differentiable."""
+    """`exp(sum_i params_i generator_i)`, `(B, 3, 3)`, of `(B, P)` params and `(P, 3, 3)` generators; differentiable."""
     algebra = torch.einsum("bp,pij->bij", params, generators)
     return torch.matrix_exp(algebra)
 
