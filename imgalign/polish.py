@@ -215,9 +215,6 @@ def _local_gain(view: _View, wanted: bool | None) -> Image | None:
 def _relit(view: _View, gain: Image) -> _View:
     fixed, warped, valid = view
     around = _around(valid)
-    if gain is None:
-        gain = _local_gain(view, True)
-    gain = torch.ones_like(fixed) if gain is None else gain
     return fixed - around(fixed), gain * (warped - around(warped)), valid
 
 
@@ -287,9 +284,9 @@ def _border_mask(problem: Problem, matrix: Matrix, weight: Weight) -> Weight | N
     trust = []
     for d in range(_BORDER):
         ring = error[(valid > 0.5) & (distance >= d) & (distance < d + 1)]
-        # Four times the usual error is allowed for what differs between few pixels and many.
-        trust.append(min(1.0, 4 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
-    table = torch.tensor(list(torch.cummax(torch.tensor(trust), 0).values) + [1.0], dtype=weight.dtype)
+        # A third more than usual is what differs by chance; beyond, errors are alike along the border and count twice.
+        trust.append(min(1.0, 1.3 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
+    table = torch.tensor([*torch.cummax(torch.tensor(trust), 0).values, 1.0], dtype=weight.dtype)
     rows, columns = (torch.minimum(torch.arange(n), n - 1 - torch.arange(n)).clamp_max(_BORDER) for n in (h, w))
     mask = weight * table[torch.minimum(rows[:, None], columns)]
     return mask if bool((mask < 0.999).any()) else None

@@ -167,7 +167,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     points = mapped_grid(matrices, problem.size_hw, problem.fixed.dtype)
     moving = problem.moving.values(points)
     if problem.oriented:
-        moving = turned(moving, matrices, problem.size_hw)
+        moving = turned(moving, matrices)
     if problem.gain is not None and problem.offset is not None:
         moving = torch.addcmul(-problem.offset, moving, problem.gain)
     valid = problem.moving.weights(points) * problem.weight
@@ -194,7 +194,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     )
 
 
-def turned(moving: Image, matrices: Matrix, size_hw: tuple[int, int]) -> Image:
+def turned(moving: Image, matrices: Matrix) -> Image:
     """Turn the double-angle channels back by each hypothesis' own rotation."""
     a = matrices[:, :2, :2]
     angle = 2 * torch.atan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])

@@ -166,7 +166,7 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, f
     moving = problem.moving.values(points)
     valid = problem.moving.weights(points) * problem.weight
     if problem.oriented:
-        moving = turned(moving, torch.as_tensor(level_matrix)[None], problem.size_hw)
+        moving = turned(moving, torch.as_tensor(level_matrix)[None])
     mean_f = (problem.fixed * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
     mean_m = (moving * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
     f, m = (problem.fixed - mean_f) * valid, (moving - mean_m) * valid
