@@ -22,7 +22,7 @@ from imgalign.work import Bench, Result, Task, failed
 
 MARKS = ".imgalign-attempts"
 _STRIKES = 2
-_CONNECT_S = 15
+_CONNECT_S = 10
 _QUEUE = 2  # tasks a thread of the cluster: one in work, one waiting
 _COUNT_AGAIN_S = 5.0  # workers come and go
 _benches = threading.local()

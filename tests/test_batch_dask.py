@@ -1,0 +1,91 @@
+"""A batch on a real Dask cluster of two worker processes on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_batch_faults import OUT, QUICK, finished, lines, pairs, wait_for  # noqa: F401  (pairs is a fixture)
+
+pytest.importorskip("distributed")
+
+PRELOAD = """\
+import os, signal
+from imgalign import images
+read = getattr(images.read, "real", images.read)  # a preload may run twice
+def deadly(path, **options):
+    if "p013" in str(path):
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+    return read(path, **options)
+deadly.real = read
+images.read = deadly
+"""
+
+
+@pytest.fixture
+def cluster(workdir):
+    """A scheduler, a worker that is not replaced when it dies, and one that is; gives the address and the first."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    Path("deadly.py").write_text(PRELOAD, "utf-8")
+    Path("elsewhere").mkdir()
+    running = []
+
+    def start(module, *arguments):
+        command = [sys.executable, "-m", f"distributed.cli.{module}", *arguments, "--no-dashboard"]
+        with Path(f"{module}{len(running)}.log").open("w") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, cwd="elsewhere", start_new_session=True
+            )
+        running.append(process)
+        return process
+
+    start("dask_scheduler", "--port", "0", "--scheduler-file", "scheduler.json", "--host", "127.0.0.1")
+    settings = ("--nthreads", "1", "--scheduler-file", "scheduler.json", "--preload", str(Path("deadly.py").absolute()))
+    wait_until(Path("elsewhere/scheduler.json").exists)
+    mortal = start("dask_worker", "--no-nanny", *settings)
+    start("dask_worker", "--nanny", *settings)
+    import json
+
+    yield json.loads(Path("elsewhere/scheduler.json").read_text("utf-8"))["address"], mortal
+    for process in reversed(running):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until(condition, seconds=30):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def test_workers_that_die_cost_at_most_the_pair_that_kills_them(pairs, cluster, workdir):  # noqa: F811
+    count = pairs(24)
+    address, mortal = cluster
+    arguments = [*QUICK, "--engine", "dask", "--scheduler", address]
+    command = [sys.executable, "-m", "imgalign", "batch", "pairs.csv", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_for(3, process)
+        mortal.kill()
+        status, stderr = finished(process)
+    assert status == 1, stderr
+    found = lines()
+    assert sorted(line["id"] for line in found) == [f"p{number:03}" for number in range(count)]
+    failures = {line["id"]: line["error"] for line in found if line["verdict"] == "failed"}
+    assert list(failures) == ["p013"]
+    assert "were killed 2 times" in failures["p013"]
+    assert all((OUT / line["output"]).is_file() for line in found if line["verdict"] != "failed")
+    assert found[0]["fixed"] == "in/fixed.png"  # as the manifest names it, not as the worker does
+    assert not (OUT / ".imgalign-attempts").exists()
+
+
+def test_no_scheduler_is_one_clear_line(pairs, workdir, process):  # noqa: F811
+    pairs(2)
+    result = process("batch", "pairs.csv", *QUICK, "--engine", "dask", "--scheduler", "tcp://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in result.stderr
+    assert "Traceback" not in result.stderr
