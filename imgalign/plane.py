@@ -125,7 +125,9 @@ def _native(array: np.ndarray) -> np.ndarray:
         array = (array / limit).astype(np.float32)
     elif array.dtype.kind == "f" and array.dtype != np.float32:
         array = array.astype(np.float32)
-    return np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array)
+    # PyTorch warns of memory that it must not write to, though nothing here does.
+    return array if array.flags.writeable else array.copy()
 
 
 def _as_mask(mask: Any, size_hw: tuple[int, int], role: str) -> Tensor | None:
