@@ -47,7 +47,8 @@ class DaskEngine:
             raise OptionError("--engine dask needs Dask; pip install 'imgalign[dask]'") from None
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes as results
         try:
-            self._client: Any = Client(address, timeout=_CONNECT_S, set_as_default=False)
+            connect: Any = Client  # it has no annotations
+            self._client: Any = connect(address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise ImgalignError(
                 f"no Dask scheduler answers at {address} ({error}); start one with: dask scheduler"

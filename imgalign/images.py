@@ -12,6 +12,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+from PIL import Image
+
 from imgalign import encoding, netpbm, png, tiff
 from imgalign.decoding import Decoded, decode, upright
 from imgalign.encoding import Compression, can_hold_alpha
@@ -19,7 +21,17 @@ from imgalign.errors import ImageReadError, WriteError
 from imgalign.paths import refuse_input_as_output, replacing, shown
 from imgalign.picture import Metadata, Picture, Pixels
 
-__all__ = ["MAX_PIXELS", "Metadata", "Picture", "can_hold_alpha", "check_name", "file_and_page", "read", "write"]
+__all__ = [
+    "MAX_PIXELS",
+    "Metadata",
+    "Picture",
+    "can_hold_alpha",
+    "check_name",
+    "file_and_page",
+    "page_count",
+    "read",
+    "write",
+]
 
 MAX_PIXELS = 500_000_000
 """Pictures with more are refused unless the caller raises the limit: a small file can unpack into all of the memory."""
@@ -68,6 +80,24 @@ def read(
         full_size_hw=decoded.full_size_hw,
         stream_sha256=digest,
     )
+
+
+def page_count(path: str | os.PathLike[str]) -> int:
+    """How many pages or frames a file has, without decoding them.
+
+    Raises:
+        ImageReadError: If it is missing or no picture.
+    """
+    try:
+        with _opened(Path(path)) as data:
+            if data.read(4).startswith(tiff.SIGNATURES):
+                return tiff.page_count(data)
+            with Image.open(data) as image:
+                return int(getattr(image, "n_frames", 1))
+    except ImageReadError as error:
+        raise ImageReadError(f"{shown(path)}: {error}") from error.__cause__
+    except Exception as error:  # as in `_decoded`
+        raise ImageReadError(f"{shown(path)}: its pages cannot be counted: {error}") from error
 
 
 def file_and_page(path: str | os.PathLike[str]) -> tuple[Path, int | None]:

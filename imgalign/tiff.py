@@ -58,6 +58,9 @@ class NotByTifffile(Exception):  # noqa: N818 - a signal to try Pillow, not an e
     """This page wants a decoder that tifffile has only with the imagecodecs package."""
 
 
+_CLASSIC_BYTES = 3 * 2**30  # beyond this BigTIFF: offsets of 32 bits end at 4 GB
+
+
 def read(data: IO[bytes], page_index: int, max_pixels: int, *, insist: bool = False) -> TiffPage:
     """Read one page.
 
@@ -88,6 +91,15 @@ def read(data: IO[bytes], page_index: int, max_pixels: int, *, insist: bool = Fa
         return _finished(page, pixels, count)
 
 
+def page_count(data: IO[bytes]) -> int:
+    """How many pages an open file has."""
+    import tifffile
+
+    data.seek(0)
+    with tifffile.TiffFile(data) as tif:
+        return len(tif.pages)
+
+
 def write(
     file: IO[bytes],
     pixels: NDArray[Any],
@@ -109,6 +121,20 @@ def write(
     """
     import tifffile
 
+    with tifffile.TiffWriter(file, bigtiff=pixels.nbytes > _CLASSIC_BYTES) as tif:
+        add_page(tif, pixels, has_alpha=has_alpha, compression=compression, icc=icc, resolution=resolution)
+
+
+def add_page(
+    tif: Any,
+    pixels: NDArray[Any],
+    *,
+    has_alpha: bool,
+    compression: str,
+    icc: bytes | None = None,
+    resolution: Resolution | None = None,
+) -> None:
+    """Write one page into an open `tifffile.TiffWriter`; arguments as of `write`."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     colours = channels - has_alpha
     rgb = colours == 3 and pixels.dtype.kind == "u"
@@ -126,17 +152,15 @@ def write(
         options |= {"resolution": (resolution.x, resolution.y), "resolutionunit": _unit_number(resolution.unit)}
         if resolution.length:
             options["description"] = f"ImageJ=1.11a\nunit={resolution.length}\n"
-    big = pixels.nbytes > 3 * 2**30
-    with tifffile.TiffWriter(file, bigtiff=big) as tif:
-        tif.write(
-            pixels,
-            photometric="rgb" if rgb else "minisblack",
-            planarconfig="contig" if channels > 1 else None,
-            metadata=None,
-            software="imgalign",
-            iccprofile=icc,
-            **options,
-        )
+    tif.write(
+        pixels,
+        photometric="rgb" if rgb else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        metadata=None,
+        software="imgalign",
+        iccprofile=icc,
+        **options,
+    )
 
 
 def _is_plain(page: Any) -> bool:

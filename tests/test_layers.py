@@ -22,7 +22,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
     "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "netpbm", "picture", "canvas", "decoding",
     "encoding", "alignment", "images", "record", "laying", "pairs", "manifest", "ledger", "layout", "work", "pool",
-    "dask_engine", "batch", "stack", "cli",
+    "dask_engine", "batch", "stack", "averages", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 

@@ -31,6 +31,7 @@ COMMANDS = {
     },
     "Align many": {
         "batch": "imgalign.cli.batch:batch",
+        "stack": "imgalign.cli.stack:stack",
     },
     "Use a result": {
         "apply": "imgalign.cli.apply:apply",

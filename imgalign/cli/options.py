@@ -208,6 +208,26 @@ def batch_options(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def stack_options(function: F) -> F:
+    """What frames are laid over, and what is made of them."""
+    section = "Frames and output"
+    return stack(
+        option(section, "--model", type=click.Choice(MODELS), default="affine", show_default=True,
+               help="What may lie between two frames."),
+        option(section, "--reference", default="first", show_default=True, metavar="WHAT",
+               help="first; the number of a frame, from 0; previous (step by step from the frame before, then refined "
+               "against the first, so that nothing drifts); or mean (of all frames, on the grid of the first)."),
+        option(section, "-o", "--output", type=_path(), metavar="FILE",
+               help="One TIFF with a page a frame, instead of one picture a frame."),
+        option(section, "--mean", type=_path(), metavar="FILE", help="Write the mean of the aligned frames."),
+        option(section, "--median", type=_path(), metavar="FILE", help="Write their median."),
+        output_dir_option(section),
+        option(section, "--no-image", is_flag=True, help="Write no picture a frame."),
+        overwrite_option(section),
+        option(section, "--json", "as_json", is_flag=True, help="Also print one JSON line a frame on stdout."),
+    )(function)  # fmt: skip
+
+
 def crew_options(function: F) -> F:
     """Who works on a batch."""
     section = "Machine"

@@ -1,0 +1,267 @@
+"""A sequence of frames laid over one reference: the first, a chosen one, the one before each, or their mean.
+
+Frames are read one after the other, so that the length of a stack does not matter. With `previous`, each transform is
+that of the frame before it followed by the step between the two, refined against the reference: steps alone would add
+up their errors. Where the refinement cannot be trusted (a pan that has left the reference), the composition stays.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgalign import images, pairs
+from imgalign.alignment import Alignment
+from imgalign.averages import Sum, as_floats, median
+from imgalign.errors import ImgalignError, OptionError
+from imgalign.laying import WriteOptions, lay, naming
+from imgalign.outputs import Job
+from imgalign.pairs import AlignOptions, Outcome, Reader, align_pictures, write_result
+from imgalign.paths import replacing
+from imgalign.picture import Picture
+
+Reference: TypeAlias = Literal["first", "previous", "mean"] | int
+MEAN_PASSES = 2
+
+
+@dataclass(frozen=True)
+class StackFiles:
+    """What is written beside a picture and a parameter file a frame."""
+
+    pages: Path | None = None
+    """One TIFF with a page a frame."""
+    mean: Path | None = None
+    median: Path | None = None
+
+
+def frames_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The frames that names stand for: several pictures, or every page of a single file.
+
+    Raises:
+        ImageReadError: If that file is missing or no picture.
+        OptionError: If there is one frame only.
+    """
+    frames = tuple(names)
+    if len(frames) == 1 and images.file_and_page(frames[0])[1] is None:
+        count = images.page_count(frames[0])
+        frames = tuple(f"{frames[0]}[{page}]" for page in range(count))
+    if len(frames) < 2:
+        raise OptionError("a stack is two frames or more: name several pictures, or one file with several pages")
+    return frames
+
+
+def reference_of(text: str, count: int) -> Reference:
+    """What the user calls the reference: `first`, `previous`, `mean`, or the number of a frame counted from 0.
+
+    Raises:
+        OptionError: If it is none of them.
+    """
+    if text in ("first", "previous", "mean"):
+        return text  # type: ignore[return-value]  # (the tuple above)
+    if text.isdecimal() and int(text) < count:
+        return int(text)
+    raise OptionError(f"the reference {text!r} is none of first, previous, mean, nor a frame from 0 to {count - 1}")
+
+
+class Stacker:
+    """Aligns the frames of a stack, in their order, and collects what is made of all of them.
+
+    Args:
+        jobs: One a frame; `moving` is the frame.
+        finding: How transforms are found.
+        writing: How frames are written.
+        reference: What they are laid over.
+        files: What is written of all of them.
+        max_pixels: Refuse pictures with more.
+
+    Raises:
+        ImgalignError: If the reference cannot be read, or, for the mean, not a single frame.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        finding: AlignOptions,
+        writing: WriteOptions,
+        *,
+        reference: Reference = "first",
+        files: StackFiles | None = None,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> None:
+        self._frames = [job.moving for job in jobs]
+        self._finding, self._writing, self._max_pixels = finding, writing, max_pixels
+        self._mode = reference
+        self._mask = self._read_mask(finding.mask)
+        self._moving_mask = self._read_mask(finding.moving_mask)
+        number = reference if isinstance(reference, int) else 0
+        self._at = self._frames[number]
+        self._fixed, _ = Reader(max_pixels=max_pixels).take(self._at)
+        self._last: tuple[Picture, Alignment] | None = None
+        self._starts: dict[str, Alignment] = {}
+        self._files = files or StackFiles()
+        self._sum = Sum()
+        self._scratch: IO[bytes] | None = None
+        self._tif: Any = None
+        if reference == "mean":
+            self._fixed = self._mean_of_all()
+        self._reading = self._reader()
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Around all frames: what is made of all of them is written at the end, and not at all after an error.
+
+        Raises:
+            ImgalignError: If it cannot be written, or there is nothing to make it of.
+        """
+        files = self._files
+        with ExitStack() as opened:
+            if files.pages is not None:
+                file = opened.enter_context(replacing(files.pages, overwrite=self._writing.overwrite))
+                self._tif = opened.enter_context(_pages(file, len(self._frames) * self._fixed.pixels.nbytes))
+            if files.median is not None:
+                self._scratch = opened.enter_context(_scratch(files.median))
+            yield
+            if files.mean is not None:
+                self._write_one(files.mean, self._sum.mean())
+            if self._scratch is not None and files.median is not None:
+                self._write_one(files.median, median(self._scratch, self._sum.shape))
+
+    def run(self, job: Job) -> Outcome:
+        """Align and write one frame.
+
+        Raises:
+            ImgalignError: What went wrong, in one line that names the file. The others can still be done.
+        """
+        pairs.check_writable(job, overwrite=self._writing.overwrite)
+        frame, seconds = self._reading.take(job.moving)
+        with naming(frame):
+            alignment = self._aligned(job.moving, frame)
+        outcome = write_result(job, alignment, self._fixed, frame, self._writing, seconds={"read": seconds})
+        if alignment.trusted or self._writing.on_untrusted != "skip":
+            self._collect(frame, outcome.alignment)
+        return outcome
+
+    def _aligned(self, name: str, frame: Picture) -> Alignment:
+        if self._mode == "mean":
+            return self._against_reference(frame, self._starts.get(name, self._finding.init))
+        if name == self._at:
+            found = _at_rest(frame, self._finding)
+        elif self._mode == "previous":
+            found = self._chained(frame)
+        else:
+            found = self._against_reference(frame, self._finding.init)
+        self._last = (frame, found)
+        return found
+
+    def _against_reference(self, frame: Picture, start: str | Alignment) -> Alignment:
+        return align_pictures(
+            self._fixed, frame, self._finding, start=start, mask=self._mask, moving_mask=self._moving_mask
+        )
+
+    def _chained(self, frame: Picture) -> Alignment:
+        """The step from the frame before, composed with where that lies, then refined against the reference."""
+        assert self._last is not None
+        before, lies = self._last
+        step = align_pictures(before, frame, self._finding, start=self._finding.init)
+        composed = replace(lies.compose(step), options={**step.options, "reference": "previous"}, history=step.history)
+        refined = self._against_reference(frame, composed)
+        if refined.trusted or not composed.trusted:
+            return refined
+        return replace(
+            composed, reasons=(*composed.reasons, "the reference itself could not be found again in this frame")
+        )
+
+    def _mean_of_all(self) -> Picture:
+        """The mean of frames aligned to the first, then, once more, to that mean. Frames that fail are left out."""
+        reference = self._fixed
+        for _ in range(MEAN_PASSES):
+            total, reader = Sum(), self._reader()
+            self._fixed = reference
+            for name in self._frames:
+                try:
+                    frame, _ = reader.take(name)
+                    start = self._starts.get(name, self._finding.init)
+                    found = self._against_reference(frame, start)
+                    laid = lay(frame, found, WriteOptions(), alpha=False)
+                except ImgalignError:  # said when its own turn comes
+                    continue
+                if found.trusted:
+                    self._starts[name] = found
+                    total.add(laid.pixels, laid.covered)
+            reference = _picture_of(total.mean(), reference)
+        return reference
+
+    def _collect(self, frame: Picture, alignment: Alignment) -> None:
+        if self._tif is None and self._files.mean is None and self._scratch is None:
+            return
+        with naming(frame):
+            laid = lay(frame, alignment, replace(self._writing, canvas="fixed"), alpha=False)
+        if self._tif is not None:
+            _add_page(self._tif, laid.pixels, frame, laid.has_alpha, self._writing.compression)
+        if self._files.mean is not None:
+            self._sum.add(laid.pixels, laid.covered)
+        if self._scratch is not None:
+            known = as_floats(laid.pixels, laid.covered)
+            self._sum.check(known.shape)
+            self._scratch.write(known.tobytes())
+
+    def _write_one(self, path: Path, values: NDArray[np.float32]) -> None:
+        """As floats into a TIFF, which holds what averaging gains; else in the frames' own dtype."""
+        kind = self._sum.dtype
+        pixels: NDArray[Any] = values
+        if path.suffix.lower() not in {".tif", ".tiff"} and kind.kind in "iu":
+            limits = np.iinfo(kind)
+            pixels = np.nan_to_num(values).round().clip(limits.min, limits.max).astype(kind)
+        images.write(path, pixels, overwrite=self._writing.overwrite, compression=self._writing.compression)
+
+    def _reader(self) -> Reader:
+        return Reader(self._frames, max_pixels=self._max_pixels)
+
+    def _read_mask(self, path: Path | None) -> NDArray[np.float32] | None:
+        return pairs.read_weights(Reader(max_pixels=self._max_pixels), path)
+
+
+def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:
+    """A mean as a picture to align to."""
+    digest = hashlib.sha256(mean.tobytes()).hexdigest()
+    return replace(like, pixels=mean, path=Path("mean"), page=None, notes=(), stream_sha256=digest)
+
+
+def _at_rest(frame: Picture, finding: AlignOptions) -> Alignment:
+    """The reference lies on itself."""
+    known = {"name": str(frame.path), "page": frame.page, "sha256": frame.sha256}
+    return Alignment(
+        model=finding.model,
+        moving_from_fixed=np.eye(3),
+        fixed_size_hw=frame.size_hw,
+        moving_size_hw=frame.size_hw,
+        status="the reference itself",
+        corner_covariance=np.zeros((8, 8)),
+        options={"reference": str(frame.path)},
+        files={"fixed": known, "moving": known},
+    )
+
+
+def _pages(file: IO[bytes], expected_bytes: int) -> Any:
+    import tifffile
+
+    return tifffile.TiffWriter(file, bigtiff=expected_bytes > 3 * 2**30)
+
+
+def _add_page(tif: Any, pixels: NDArray[Any], frame: Picture, has_alpha: bool, compression: str) -> None:
+    from imgalign import tiff
+
+    meta = frame.metadata
+    tiff.add_page(tif, pixels, has_alpha=has_alpha, compression=compression, icc=meta.icc, resolution=meta.resolution)
+
+
+def _scratch(beside: Path) -> IO[bytes]:
+    """A file without a name, on the disk where the median goes: all frames as floats may be large."""
+    import tempfile
+
+    return tempfile.TemporaryFile(dir=beside.parent, prefix=".imgalign-")

@@ -1,0 +1,189 @@
+"""Stacks: what frames are laid over, and what is made of all of them. Truth comes from a formula, never from a warp."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import pixels, render, shift
+from PIL import Image
+
+from imgalign import stack
+from imgalign.averages import Sum, median
+from imgalign.errors import OptionError
+
+SIZE_HW = (72, 96)
+# --trust 0 where the road is tested and not the verdict; shifts are small, so that identity is a start
+QUICK = ("--model", "translate", "--init", "identity", "--trust", "0", "--threads", "1")
+TOLERANCE_PX = 0.1  # tiny noiseless 8-bit pictures; a drifting chain or a wrong direction is far off
+
+
+def moved(x, y, dtype=np.uint8):
+    """The scene as a frame shows it whose contents lie (x, y) further right and down."""
+    return render(SIZE_HW, shift(-x, -y), dtype)
+
+
+@pytest.fixture
+def frames(workdir):
+    """Five frames of a slow pan; gives the names and where each lies."""
+    places = [(0.75 * k, -0.5 * k) for k in range(5)]
+    names = [f"f{k}.png" for k in range(5)]
+    for name, place in zip(names, places, strict=True):
+        Image.fromarray(moved(*place)).save(name)
+    return names, np.array(places)
+
+
+def found_shifts(names, folder="."):
+    records = [json.loads(Path(folder, f"{Path(name).stem}.params.json").read_text("utf-8")) for name in names]
+    return np.array([np.array(record["moving_from_fixed"])[:2, 2] for record in records])
+
+
+@pytest.mark.parametrize("reference", ["first", "previous", "mean"])
+def test_frames_are_laid_over_the_first_grid(reference, frames, invoke):
+    names, places = frames
+    result = invoke("stack", *names, *QUICK, "--reference", reference)
+    assert result.exit_code == 0, result.stderr
+    assert np.abs(found_shifts(names) - places).max() < TOLERANCE_PX
+    assert all(Path(f"{Path(name).stem}.aligned.png").is_file() for name in names)
+
+
+def test_any_frame_can_be_the_reference(frames, invoke):
+    names, places = frames
+    assert invoke("stack", *names, *QUICK, "--reference", "3").exit_code == 0
+    assert np.abs(found_shifts(names) - (places - places[3])).max() < TOLERANCE_PX
+
+
+def test_pages_in_and_out_with_mean_and_median(workdir, invoke):
+    places = [(0, 0), (1, 0), (0, 2), (-1, 1)]  # whole pixels: aligned frames are copies, up to the border
+    tifffile.imwrite("movie.tif", np.stack([moved(*place, np.uint16) for place in places]), photometric="minisblack")
+    made = ("--output", "aligned.tif", "--mean", "mean.tif", "--median", "median.png")
+    result = invoke("stack", "movie.tif", *QUICK, *made)
+    assert result.exit_code == 0, result.stderr
+    first = moved(0, 0, np.uint16).astype(float)
+    aligned = tifffile.imread("aligned.tif")
+    assert aligned.shape == (4, *SIZE_HW)
+    assert aligned.dtype == np.uint16
+    inside = (slice(4, -4), slice(4, -4))
+    near = 400  # of 65535: what 0.1 px makes of the steepest slope here
+    assert np.abs(aligned[(slice(None), *inside)] - first[inside]).max() < near
+    mean = tifffile.imread("mean.tif")
+    assert mean.dtype == np.float32
+    assert np.abs(mean - first)[inside].max() < near
+    assert pixels("median.png").dtype == np.uint16
+    assert np.abs(pixels("median.png") - first)[inside].max() < near
+    assert len(list(Path().glob("movie.*.params.json"))) == 4
+    assert not list(Path().glob("*.png.*")) + list(Path().glob(".imgalign*"))
+
+
+def test_bad_frame_costs_itself_only(frames, invoke):
+    names, places = frames
+    Path("f2.png").write_bytes(b"no picture")
+    result = invoke("stack", *names, *QUICK, "--reference", "previous", "--mean", "mean.tif")
+    assert result.exit_code == 1
+    assert "f2.png" in result.stderr
+    good = [0, 1, 3, 4]
+    assert np.abs(found_shifts([names[k] for k in good]) - places[good]).max() < TOLERANCE_PX
+    assert Path("mean.tif").is_file()
+
+
+def test_chain_is_refined_against_the_reference(frames, monkeypatch):
+    """Steps that are each 0.2 px off would be 0.8 px off at the end; refinement puts them right."""
+    from imgalign.alignment import Alignment
+    from imgalign.outputs import plan
+    from imgalign.pairs import AlignOptions, WriteOptions
+
+    names, places = frames
+    truth = dict(zip(names, places, strict=True))
+    started = []
+
+    def align(fixed, moving, finding, *, start, mask=None, moving_mask=None):
+        step = truth[str(moving.path)] - truth[str(fixed.path)]
+        error = 0.0 if str(fixed.path) == "f0.png" else 0.2
+        if isinstance(start, Alignment):
+            started.append(np.abs(start.moving_from_fixed[:2, 2] - step).max())
+        return Alignment("translate", shift(*(step + error)), fixed.size_hw, moving.size_hw)
+
+    monkeypatch.setattr(stack, "align_pictures", align)
+    jobs = plan(None, names, image=False, params_file=False)
+    stacker = stack.Stacker(jobs, AlignOptions(model="translate"), WriteOptions(), reference="previous")
+    with stacker.collecting():
+        ends = [stacker.run(job).alignment.moving_from_fixed[:2, 2] for job in jobs]
+    assert np.abs(np.array(ends) - places).max() < 1e-9
+    assert max(started) < 0.21  # each refinement starts one step from the truth, however long the chain
+
+
+def test_what_leaves_the_reference_keeps_the_composition(frames, monkeypatch):
+    from imgalign.alignment import Alignment
+    from imgalign.outputs import plan
+    from imgalign.pairs import AlignOptions, WriteOptions
+
+    names, _ = frames
+
+    def align(fixed, moving, finding, *, start, mask=None, moving_mask=None):
+        lost = isinstance(start, Alignment)
+        matrix = shift(99, 99) if lost else shift(1, 2)
+        return Alignment("translate", matrix, fixed.size_hw, moving.size_hw, trusted=not lost)
+
+    monkeypatch.setattr(stack, "align_pictures", align)
+    jobs = plan(None, names, image=False, params_file=False)
+    stacker = stack.Stacker(jobs, AlignOptions(model="translate"), WriteOptions(), reference="previous")
+    with stacker.collecting():
+        last = [stacker.run(job).alignment for job in jobs][-1]
+    np.testing.assert_allclose(last.moving_from_fixed, shift(4, 8))
+    assert last.trusted
+    assert "could not be found again" in last.reasons[-1]
+
+
+class TestRefusals:
+    def test_one_frame_is_no_stack(self, pair, invoke):
+        result = invoke("stack", pair.fixed)
+        assert result.exit_code == 2
+        assert "two frames or more" in result.stderr
+
+    def test_no_such_reference(self, frames, invoke):
+        result = invoke("stack", *frames[0], "--reference", "5")
+        assert result.exit_code == 2
+        assert "nor a frame from 0 to 4" in result.stderr
+
+    def test_pages_are_tiff(self, frames, invoke):
+        assert invoke("stack", *frames[0], "--output", "all.png").exit_code == 2
+
+    def test_existing_file_is_kept(self, frames, invoke):
+        Path("mean.tif").write_text("mine", "utf-8")
+        result = invoke("stack", *frames[0], "--mean", "mean.tif")
+        assert result.exit_code == 1
+        assert "use --overwrite" in result.stderr
+        assert Path("mean.tif").read_text("utf-8") == "mine"
+
+    def test_an_input_is_never_an_output(self, frames, invoke):
+        result = invoke("stack", *frames[0], "--mean", "f1.png", "--overwrite")
+        assert result.exit_code == 2
+        assert "never overwritten" in result.stderr
+
+
+def test_reference_of_numbers_and_words():
+    assert stack.reference_of("mean", 3) == "mean"
+    assert stack.reference_of("2", 3) == 2
+    with pytest.raises(OptionError, match="none of"):
+        stack.reference_of("-1", 3)
+
+
+def test_averages_leave_out_what_is_not_covered(tmp_path):
+    values = np.array([[[1, 5]], [[2, 9]], [[6, 1]]], np.uint8)
+    covered = np.array([[[True, True]], [[True, False]], [[True, False]]])
+    total = Sum()
+    with (tmp_path / "frames").open("w+b") as file:
+        for frame, there in zip(values, covered, strict=True):
+            total.add(frame, there)
+            file.write(np.where(there, frame, np.nan).astype(np.float32).tobytes())
+        np.testing.assert_array_equal(total.mean(), [[3, 5]])
+        np.testing.assert_array_equal(median(file, (1, 2)), [[2, 5]])
+
+
+def test_median_matches_numpy(tmp_path):
+    frames = np.random.default_rng(3).normal(size=(6, 40, 7)).astype(np.float32)
+    frames[frames > 1] = np.nan
+    with (tmp_path / "frames").open("w+b") as file:
+        file.write(frames.tobytes())
+        np.testing.assert_allclose(median(file, (40, 7)), np.nanmedian(frames, axis=0))
