@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors, and perhaps a test process for each core
 
 
 def scene(x, y):
