@@ -17,14 +17,14 @@ from imgalign import verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import corners, level_from_full
-from imgalign.decompose import decompose, mapped, plain_sigma
+from imgalign.decompose import decompose, jacobians, plain_sigma
 from imgalign.descent import OPTIMIZERS, descend
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.ladder import Ladder
 from imgalign.losses import LOSSES
 from imgalign.plane import Plane, plane
 from imgalign.polish import Polished, polish
-from imgalign.sampling import KERNELS
+from imgalign.sampling import KERNELS, sample_grid
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
 
@@ -168,10 +168,11 @@ def _device(name: str) -> torch.device:
         return torch.device("cpu")
     if name not in ("cpu", "cuda", "mps"):
         raise OptionError(f"unknown device {name!r}; choose auto, cpu, cuda or mps")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[name]:
+    if name == "cpu":
+        return torch.device(name)
+    if not {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}[name]():
         raise DeviceError(f"no {name} device on this machine; use --device cpu or auto")
-    return torch.device(name)
+    raise DeviceError(f"alignment runs on the CPU so far, {name} is not supported yet; use --device cpu or auto")
 
 
 @dataclass(frozen=True)
@@ -343,13 +344,14 @@ def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> 
 def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]) -> np.ndarray:
     """`(8, 8)` covariance of the mapped corners, px^2, from that of the parameters."""
     points = corners(size_hw)
-    matrix = polished.moving_from_fixed
+    homogeneous = np.c_[points, np.ones(4)]
+    slopes = jacobians(polished.moving_from_fixed, points)
     columns = []
     for generator in model.generators(size_hw):
-        step = 1e-3
-        moved = mapped(matrix @ (np.eye(3) - step * generator), points) - mapped(matrix @ (np.eye(3) + step * generator), points)
-        columns.append(moved.ravel() / (2 * step))
-    jacobian = np.stack(columns, 1)
+        moved = homogeneous @ generator.T
+        shift = moved[:, :2] - points * moved[:, 2:]
+        columns.append(np.einsum("nij,nj->ni", slopes, shift).ravel())
+    jacobian = np.nan_to_num(np.stack(columns, 1), nan=1e6, posinf=1e6, neginf=-1e6)
     out = jacobian @ polished.covariance.numpy() @ jacobian.T
     return np.asarray(0.5 * (out + out.T))
 
@@ -441,10 +443,8 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
         corner_covariance=covariance,
         parameter_sigma=sigma,
         quality={
-            "loss_before": p.history[0],
-            "loss_after": p.loss,
-            "correlation_before": 0.0,
-            "correlation_after": p.correlation,
+            **_before_and_after(pair, p.moving_from_fixed),
+            "correlation_relit": p.correlation,
             "overlap": p.overlap,
             "noise": p.noise,
             **{f"evidence_{k}": v for k, v in best.evidence.features().items()},
@@ -453,6 +453,30 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
         seconds=pair.seconds,
         options=_options(w, init),
     )
+
+
+def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float]:
+    """Correlation of the grey pictures, laid as they came and as aligned; the loss is the variance left unexplained."""
+    out = {}
+    for name, matrix in (("before", np.eye(3)), ("after", moving_from_fixed)):
+        correlation = _correlation(pair, matrix)
+        out |= {f"loss_{name}": 1 - correlation**2, f"correlation_{name}": correlation}
+    return out
+
+
+def _correlation(pair: Pair, moving_from_fixed: Matrix3) -> float:
+    """Pearson's correlation over the overlap, on pictures reduced to some 250 pixels."""
+    reduction = pair.base * max(1, max(*pair.size_hw, *pair.moving.size_hw) // (250 * pair.base))
+    (f, wf), (m, wm) = pair.fixed.at(reduction), pair.moving.at(reduction)
+    level = level_from_full(reduction)
+    matrix = torch.as_tensor(level @ moving_from_fixed @ np.linalg.inv(level))[None]
+    size_hw = (f.shape[-2], f.shape[-1])
+    both, valid = sample_grid(torch.cat([m, wm], 1), matrix, size_hw)
+    weight = wf * both[:, 1:] * valid
+    total = weight.sum().clamp_min(1e-9)
+    f, m = (x - (x * weight).sum() / total for x in (f, both[:, :1]))
+    power = (f * f * weight).sum() * (m * m * weight).sum()
+    return float((f * m * weight).sum() / power.clamp_min(1e-30).sqrt())
 
 
 def _options(wanted: Wanted, init: Any) -> dict[str, Any]:

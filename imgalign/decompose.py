@@ -69,8 +69,9 @@ def jacobians(matrix: ArrayLike, points: ArrayLike) -> Float:
     """The derivative of the mapped points in the points, `(N, 2, 2)`: rows are mapped x and y."""
     m, p = np.asarray(matrix, float), np.asarray(points, float).reshape(-1, 2)
     depth = p @ m[2, :2] + m[2, 2]
-    at = (p @ m[:2, :2].T + m[:2, 2]) / depth[:, None]
-    return (m[None, :2, :2] - at[:, :, None] * m[None, None, 2, :2]) / depth[:, None, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = (p @ m[:2, :2].T + m[:2, 2]) / depth[:, None]
+        return (m[None, :2, :2] - at[:, :, None] * m[None, None, 2, :2]) / depth[:, None, None]
 
 
 def decompose(matrix: ArrayLike, size_hw: tuple[int, int]) -> PlainNumbers:

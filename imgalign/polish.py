@@ -18,11 +18,12 @@ from imgalign.coords import mapped_grid
 from imgalign.pyramid import blur, gaussian_response
 from imgalign.refine import Problem, State, refine, tile_scores
 from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
-from imgalign.transforms import Model, local_scale
+from imgalign.transforms import Model, corner_distance, local_scale
 
 _CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
 _LIGHT_SIGMA = 12.0  # pixels over which light may change
 _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
+_SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
 _BORDER = 8  # pixels from the border whose interpolation may be worse
 
 
@@ -85,24 +86,25 @@ def polish(
     mask = moving[1] if bool((moving[1] < 0.999).any()) else None
     matrix = torch.as_tensor(moving_from_fixed)[None]
     history: list[float] = []
+    problem = _smooth_problem(spectra, fixed[1], mask, matrix, light)
     for number in range(rounds):
-        last = number == rounds - 1
-        if number == 0:
-            problem = _smooth_problem(spectra, fixed[1], mask, matrix, light)
-        else:
+        if number > 0:
             problem = _problem(spectra, fixed[1], mask, matrix, oversampling, light)
         state = refine(
             problem,
             matrix,
             model,
             iterations=iterations,
-            tolerance_px=tolerance_px if last else 0.01,
+            tolerance_px=tolerance_px if number > 0 else 0.02,
             cutoff=cutoff,
             history=history,
         )
+        moved = corner_distance(matrix[0].numpy(), state.matrices[0].numpy(), problem.size_hw)
         matrix = state.matrices
-        if number == 1:
-            mask = _border_mask(problem, matrix, moving[1])
+        if number == 0 and rounds > 1:
+            mask = _border_mask(_plain(*spectra, fixed[1], mask, oversampling), matrix, moving[1])
+        elif moved < _SETTLED_PX:
+            break
     return Polished(
         moving_from_fixed=(matrix[0] / matrix[0, 2, 2]).numpy(),
         covariance=_covariance(problem, state, model, cutoff),
@@ -268,10 +270,10 @@ def _border_mask(problem: Problem, matrix: Matrix, weight: Weight) -> Weight | N
     A picture's continuation is a guess, and the spline through fine noise-free detail feels it some pixels inward.
     How much is seen in the residuals themselves, by distance from the border.
     """
-    fixed, warped, valid = _view(problem, matrix)
-    if problem.gain is not None and problem.offset is not None:
-        warped = warped * problem.gain - problem.offset
-    f, m, _ = _standardised((fixed, warped, valid))
+    view = _view(problem, matrix)
+    gain = _local_gain(view, None)
+    f, m, _ = _standardised(view if gain is None else _relit(view, gain))
+    fixed, _, valid = view
     error = (f - m) ** 2
     h, w = weight.shape[-2:]
     points = mapped_grid(matrix, problem.size_hw, fixed.dtype)
