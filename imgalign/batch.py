@@ -8,8 +8,9 @@ Nothing here prints; what happens is told to an `Observer`.
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -45,8 +46,21 @@ class Engine(Protocol):
     def working(self) -> int:
         """Tasks that were taken and have not ended."""
 
+    @property
+    def lost_workers(self) -> bool:
+        """True where a worker may have died, and left an unfinished file."""
+
     def close(self) -> None:
         """End the workers; what is still in work is lost."""
+
+
+class Pairs(Protocol):
+    """Pairs that can be gone through again and again."""
+
+    note: str
+    """What people should know about them, if anything."""
+
+    def __iter__(self) -> Iterator[Entry]: ...
 
 
 class Observer(Protocol):
@@ -129,14 +143,13 @@ def _start(finding: AlignOptions) -> str:
     return finding.init if finding.init in STARTS else "file"
 
 
-def run(entries: Iterable[Entry], settings: Settings, engine: Engine, ledger: Ledger, observer: Observer) -> Tally:
+def run(entries: Pairs, settings: Settings, make_engine: Callable[[], Engine], observer: Observer) -> Tally:
     """Do every pair that is missing, changed or failed.
 
     Args:
         entries: The pairs; gone through several times.
         settings: How.
-        engine: Who does the work; closed at the end.
-        ledger: What is done; closed at the end.
+        make_engine: Called when there is work that it can do.
         observer: Is told.
 
     Returns:
@@ -145,25 +158,34 @@ def run(entries: Iterable[Entry], settings: Settings, engine: Engine, ledger: Le
     Raises:
         OptionError: If names collide, or the options cannot work: nothing was done.
         DeviceError: If there is no such device.
-        WriteError: If the results cannot be kept. Everything until then is, and the same call goes on.
+        WriteError: If another batch works in the folder, or the results cannot be kept. Everything until then is, and
+            the same call goes on.
     """
-    tally = Tally()
+    tally, folder = Tally(total=names.check(entries, settings.layout)), settings.layout.folder
+    ledger = Ledger(_made(folder))
     try:
-        tally.total = names.check(entries, settings.layout)
-        observer.planned(tally.total, _notes(ledger))
-        _work(_to_do(entries, settings, ledger, tally, observer), engine, ledger, tally, observer)
-        sweep = ledger.interrupted
-        ledger.close(complete=not engine.working)
-        if sweep:
-            _sweep(settings.layout.folder)
+        observer.planned(tally.total, _notes(entries, ledger))
+        with closing(make_engine()) as engine:
+            _work(_to_do(entries, settings, ledger, tally, observer), engine, ledger, tally, observer)
+            litter = ledger.interrupted or engine.lost_workers
+        ledger.close()
+        if litter:
+            _sweep(folder)
     finally:
-        engine.close()
         ledger.release()
     return tally
 
 
-def _notes(ledger: Ledger) -> tuple[str, ...]:
-    notes = []
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{shown(folder)}: the output folder cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _notes(entries: Pairs, ledger: Ledger) -> tuple[str, ...]:
+    notes = [entries.note] if entries.note else []
     if ledger.interrupted:
         notes.append("the batch before this one was cut off; going on where it was")
     if ledger.unreadable:
@@ -212,9 +234,7 @@ def _refusal(task: Task) -> Result:
     return Result(result.line | {"refused": True})
 
 
-def _to_do(
-    entries: Iterable[Entry], settings: Settings, ledger: Ledger, tally: Tally, observer: Observer
-) -> Iterator[Task]:
+def _to_do(entries: Pairs, settings: Settings, ledger: Ledger, tally: Tally, observer: Observer) -> Iterator[Task]:
     """The tasks that are missing, changed or to be retried; whether one has changed is found out ahead of its turn."""
     ahead: deque[tuple[Task, Known | None, Future[bool] | None]] = deque()
     with ThreadPoolExecutor(2, thread_name_prefix="hash") as threads:

@@ -59,6 +59,8 @@ class DaskEngine:
         self._next = 0
         self._slots, self._counted = 0, 0.0
         self._marks: set[Path] = set()
+        self.lost_workers = True
+        """Nobody says so if they have not."""
 
     @property
     def working(self) -> int:

@@ -62,7 +62,7 @@ class Layout:
 
     def _path(self, entry: Entry, name: str) -> Path:
         path = self.folder / name
-        if not path.name or name.endswith(("/", os.sep)):
+        if not name or not path.name or name.endswith(("/", os.sep)):
             raise OptionError(f"line {entry.line}: {shown(name)!r} is no name of a file")
         if path.parent == self.folder and path.name.startswith(_OWN):
             raise OptionError(f"line {entry.line}: {path.name} is a file of the batch itself; choose another name")
@@ -164,13 +164,13 @@ def _place(path: Path) -> str:
     """Where a name leads, links followed."""
     if path.is_symlink():
         return os.path.realpath(path)
-    return f"{_real_folder(str(path.parent))}{os.sep}{path.name}"
+    return f"{_real_folder(path.parent.absolute())}{os.sep}{path.name}"
 
 
 @lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
+def _real_folder(folder: Path) -> str:
     return os.path.realpath(folder)
 
 
 def _is_inside(folder: Path, outer: Path) -> bool:
-    return Path(_real_folder(str(folder))).is_relative_to(_real_folder(str(outer)))
+    return Path(_real_folder(folder.absolute())).is_relative_to(_real_folder(outer.absolute()))

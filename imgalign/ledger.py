@@ -136,11 +136,8 @@ class Ledger:
             if last is None or last[digest(str(line["id"]))] == number:
                 yield line
 
-    def close(self, *, complete: bool = True) -> None:
-        """Leave one line a pair, write the summary, and let the next batch in.
-
-        Args:
-            complete: Every pair that was begun has its line.
+    def close(self) -> None:
+        """Leave one line a pair, write the summary, and let the next batch in: every pair begun has its line.
 
         Raises:
             WriteError: If the disk does not take it; the results stay as they are.
@@ -149,8 +146,7 @@ class Ledger:
             if self._superseded:
                 self._compact()
             self.write_summary()
-            if complete:
-                os.ftruncate(self._lock.fileno(), 0)
+            os.ftruncate(self._lock.fileno(), 0)
         finally:
             self.release()
 

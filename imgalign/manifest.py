@@ -59,6 +59,7 @@ class Manifest:
     """
 
     def __init__(self, path: str, *, fixed: str | None = None) -> None:
+        self.note = ""
         self.name = "stdin" if path == "-" else shown(path)
         self._fixed = fixed
         self._file = _opened_twice(path, self.name)
@@ -164,8 +165,8 @@ class FolderPairs:
         both = sorted(fixed.keys() & moving.keys())
         if not both:
             raise OptionError(f"no picture of {shown(fixed_dir)} has the stem of one of {shown(moving_dir)}")
-        self.alone = len(fixed) + len(moving) - 2 * len(both)
-        """Pictures without a partner."""
+        alone = len(fixed) + len(moving) - 2 * len(both)
+        self.note = f"{alone} pictures of {self.name} have no partner" if alone else ""
         self._pairs = [(str(fixed[name]), str(moving[name])) for name in both]
 
     def __iter__(self) -> Iterator[Entry]:

@@ -66,6 +66,8 @@ class LocalPool:
         self._suspects: deque[int] = deque()
         self._done: list[tuple[Task, Result]] = []
         self._next = 0
+        self.lost_workers = False
+        """A process has died."""
 
     @property
     def working(self) -> int:
@@ -143,6 +145,7 @@ class LocalPool:
 
     def _bury(self, worker: _Worker) -> None:
         """A process has died: its pairs come under suspicion, or one of them is found out."""
+        self.lost_workers = True
         self._workers.remove(worker)
         worker.pipe.close()
         worker.process.join()

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,16 +49,14 @@ Examples:
 @click.pass_context
 def batch(ctx: click.Context, /, pairs: str | None, **given: Any) -> None:
     """See `_HELP`."""
-    from imgalign import batch as work
-    from imgalign.ledger import Ledger
+    from imgalign.batch import run
 
-    entries = _entries(pairs, given)
+    if (given["engine"] == "dask") != (given["scheduler"] is not None):
+        raise OptionError("--engine dask and --scheduler ADDRESS (such as tcp://head:8786) go together")
     settings = _settings(given)
-    settings.layout.folder.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(settings.layout.folder)
     watch = _Watch(Talk.of(given), answers=given["as_json"])
-    with watch.listening():
-        tally = work.run(entries, settings, _engine(given), ledger, watch)
+    with closing(_entries(pairs, given)) as entries, watch.listening():
+        tally = run(entries, settings, lambda: _engine(given), watch)
     watch.table(tally, settings)
     ctx.exit(_status(tally, watch))
 
@@ -100,8 +98,6 @@ def _settings(given: dict[str, Any]) -> "Settings":
 
 def _engine(given: dict[str, Any]) -> "Engine":
     if given["engine"] == "dask":
-        if given["scheduler"] is None:
-            raise OptionError("--engine dask needs --scheduler ADDRESS, such as tcp://head:8786")
         from imgalign.dask_engine import DaskEngine
 
         return DaskEngine(given["scheduler"], threads=given["threads"])

@@ -1,0 +1,169 @@
+"""results.jsonl: no line is lost, none is half, none is there twice."""
+
+import csv
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from imgalign.errors import WriteError
+from imgalign.ledger import LOCK, RESULTS, SUMMARY, Ledger, names_digest, work_digest
+
+NAMES = names_digest("a.png", "a.json")
+
+
+def line(pair_id, verdict="trusted", **fields):
+    return {
+        "id": pair_id,
+        "verdict": verdict,
+        "output": "a.png",
+        "params": "a.json",
+        "options_hash": "o",
+        "inputs": {"fixed": "1", "moving": "2"},
+        **fields,
+    }
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """Open the ledger of a folder; every one is let go of at the end."""
+    opened = []
+
+    def call():
+        opened.append(Ledger(tmp_path))
+        return opened[-1]
+
+    yield call
+    for one in opened:
+        one.release()
+
+
+def ids(tmp_path):
+    return [json.loads(text)["id"] for text in (tmp_path / RESULTS).read_text("utf-8").splitlines()]
+
+
+def test_line_is_known_again(ledger):
+    first = ledger()
+    first.append(line("a", "untrusted"))
+    first.close()
+    known = ledger().known("a")
+    assert known.verdict == "untrusted"
+    assert known.work == work_digest("o", {"moving": "2", "fixed": "1"})
+    assert known.names == NAMES
+    assert not known.refused
+
+
+@pytest.mark.parametrize("changed", [{"options_hash": "p"}, {"inputs": {"fixed": "1", "moving": "3"}}])
+def test_change_changes_the_fingerprint(changed, ledger):
+    one = ledger()
+    one.append(line("a"))
+    before = one.known("a").work
+    one.append(line("a", **changed))
+    assert one.known("a").work != before
+
+
+@pytest.mark.parametrize("tail", [b'{"id": "b", "verd', b"\0\0\0\0", b"x" * 200_000])
+def test_torn_last_line_is_cut_off(tail, ledger, tmp_path):
+    first = ledger()
+    first.append(line("a"))
+    first.release()
+    with (tmp_path / RESULTS).open("ab") as file:
+        file.write(tail)
+    second = ledger()
+    second.append(line("c"))
+    assert ids(tmp_path) == ["a", "c"]
+
+
+def test_damaged_line_in_the_middle_is_counted_and_left(ledger, tmp_path):
+    first = ledger()
+    first.append(line("a"))
+    first.release()
+    with (tmp_path / RESULTS).open("ab") as file:
+        file.write(b"garbage\n")
+    second = ledger()
+    assert second.unreadable == 1
+    assert second.known("a") is not None
+
+
+def test_last_line_of_a_pair_stays_alone(ledger, tmp_path):
+    one = ledger()
+    for pair_id, verdict in (("a", "failed"), ("b", "trusted"), ("a", "trusted")):
+        one.append(line(pair_id, verdict))
+    one.close()
+    assert ids(tmp_path) == ["b", "a"]
+    assert ledger().known("a").verdict == "trusted"
+
+
+def test_only_one_batch_at_a_time(ledger, tmp_path):
+    first = ledger()
+    with pytest.raises(WriteError, match=f"another batch works in this folder \\(process {os.getpid()} on "):
+        ledger()
+    first.close()
+    ledger()
+
+
+def test_begun_pairs_own_their_files_after_a_kill(ledger):
+    first = ledger()
+    assert not first.interrupted
+    assert not first.owns("a", NAMES)
+    first.begin("a", NAMES)
+    first.release()  # as the end of a killed process does
+    second = ledger()
+    assert second.interrupted
+    assert second.owns("a", NAMES)
+    assert not second.owns("a", names_digest("other.png", None))
+    second.append(line("a"))
+    second.close()
+    third = ledger()
+    assert not third.interrupted
+    assert third.owns("a", NAMES)
+
+
+def test_refused_pair_owns_nothing(ledger):
+    one = ledger()
+    one.append(line("a", "failed", refused=True))
+    assert not one.owns("a", NAMES)
+
+
+def test_full_disk_leaves_whole_lines(ledger, tmp_path, monkeypatch):
+    one = ledger()
+    one.append(line("a"))
+    write = os.write
+
+    def half(descriptor, data):
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:-30])
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(WriteError, match=r"results\.jsonl: the disk is full.*the same command goes on from here"):
+        one.append(line("b"))
+    assert ids(tmp_path) == ["a"]
+    assert one.known("b") is None
+
+
+def test_every_line_is_synced(ledger, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    ledger().append(line("a"))
+    assert synced.count(synced[-1]) == 1
+    assert len(synced) >= 2  # the lock's owner, the folder, the line
+
+
+def test_summary_opens_in_a_spreadsheet(ledger, tmp_path):
+    one = ledger()
+    one.append(line("=SUM(A1)", shift_px=[-1.5, 2], scale=[1, 1], seconds={"read": 0.25, "write": 0.5}, reasons=["x"]))
+    one.append(line("b", "failed", error="no, such\nfile"))
+    one.close()
+    with (tmp_path / SUMMARY).open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["id"] == "'=SUM(A1)"  # text, no formula
+    assert (rows[0]["shift_x_px"], rows[0]["seconds"], rows[0]["verdict"]) == ("-1.5", "0.75", "trusted")
+    assert rows[1]["error"] == "no, such\nfile"
+
+
+def test_nothing_but_three_files(ledger, tmp_path):
+    ledger().close()
+    assert sorted(path.name for path in Path(tmp_path).iterdir()) == sorted([LOCK, RESULTS, SUMMARY])
