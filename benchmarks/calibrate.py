@@ -48,7 +48,7 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
     return out
 
 
-def fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: float = 1e-2) -> np.ndarray:
+def fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: float = 0.1) -> np.ndarray:
     """Logistic regression by Newton's method; the first coefficient is the intercept."""
     a = np.c_[np.ones(len(x)), x]
     beta = np.zeros(a.shape[1])

@@ -30,7 +30,7 @@ from imgalign.transforms import Model, corner_distance, get_model, local_scale
 
 _BASE_PIXELS = 1.3e6  # up to this size the finest level is always used; above it, as far as the precision asks
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
-_SURE = 0.9  # a cheap start with this probability needs no search
+_SURE = 0.97  # a cheap start with this probability needs no search
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
 
