@@ -101,6 +101,7 @@ def _as_tensor(picture: Any, role: str) -> Tensor:
                 f"{role} tensor must be (H, W) or (C, H, W), got {tuple(picture.shape)}; select one picture"
             )
         tensor = picture.detach()
+        tensor = tensor.to(torch.uint8) * 255 if tensor.dtype == torch.bool else tensor
         return tensor if tensor.ndim == 2 else tensor.permute(1, 2, 0)
     if hasattr(picture, "getbands"):  # PIL: modes with a palette or one bit hold indices, not intensities
         mode = picture.mode
@@ -116,12 +117,13 @@ def _as_tensor(picture: Any, role: str) -> Tensor:
 
 def _native(array: np.ndarray) -> np.ndarray:
     """The same values in a dtype and memory order that PyTorch takes."""
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
         array = array.astype(np.float32) / 65535
     elif array.dtype in (np.uint32, np.uint64, np.int64, np.int32):
-        limit = float(np.abs(array).max()) or 1.0
+        limit = max(abs(float(array.max())), abs(float(array.min()))) or 1.0
         array = (array / limit).astype(np.float32)
     elif array.dtype.kind == "f" and array.dtype != np.float32:
         array = array.astype(np.float32)

@@ -63,7 +63,8 @@ TRUTHS = {
     "similarity": {"shift": (-0.7, 0.9), "angle_deg": -0.8, "scale": 1.012},
     "affine": {"shift": (0.8, 0.7), "angle_deg": 0.6, "linear": np.array([[1.01, 0.008], [-0.004, 0.992]])},
     "homography": {
-        "shift": (0.6, -0.9), "angle_deg": 0.5, "linear": np.array([[1.008, 0.005], [0.002, 0.994]]), "tilt": (6e-5, -8e-5),
+        "shift": (0.6, -0.9), "angle_deg": 0.5, "linear": np.array([[1.008, 0.005], [0.002, 0.994]]),
+        "tilt": (6e-5, -8e-5),
     },
 }  # fmt: skip
 """A small move of each model."""

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgalign.errors import ShapeError
+from imgalign.plane import plane
+
+CPU = torch.device("cpu")
+RAMP = np.linspace(0, 1, 96).reshape(8, 12)
+
+
+def grey(picture, mask=None, reduction=1):
+    values, weight = plane(picture, mask, CPU, "fixed").at(reduction)
+    return values[0, 0].numpy(), weight[0, 0].numpy()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "<u2", "float16", "float32", "float64", ">f4", ">f8"])
+def test_full_range_of_a_dtype_is_zero_to_one(dtype):
+    kind = np.dtype(dtype)
+    top = np.iinfo(kind).max if kind.kind == "u" else 1
+    values, weight = grey((RAMP * top).round().astype(kind) if kind.kind == "u" else RAMP.astype(kind))
+    np.testing.assert_allclose(values, RAMP, atol=0.5 / 255)
+    assert values.dtype == np.float32
+    assert (weight == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["int32", ">i4", "uint32", "int64", "uint64", "int16", "int8", ">i2"])
+def test_other_integers_keep_their_proportions(dtype):
+    numbers = (RAMP * 100).astype(dtype)
+    values, _ = grey(numbers)
+    np.testing.assert_allclose(values / values.max(), numbers.astype(float) / 100, atol=1e-6)
+
+
+def test_bool_is_zero_and_one():
+    values, _ = grey(RAMP > 0.5)
+    assert set(values.ravel().tolist()) == {0.0, 1.0}
+
+
+def test_big_endian_16_bit_equals_native():
+    native = (RAMP * 65535).astype(np.uint16)
+    np.testing.assert_array_equal(grey(native.astype(">u2"))[0], grey(native)[0])
+
+
+def test_colours_are_weighted_as_luminance():
+    rgb = np.zeros((8, 12, 3))
+    rgb[..., 0], rgb[..., 1], rgb[..., 2] = 0.1, 0.5, 0.9
+    np.testing.assert_allclose(grey(rgb)[0], 0.299 * 0.1 + 0.587 * 0.5 + 0.114 * 0.9, rtol=1e-5)
+
+
+def test_many_channels_are_averaged():
+    np.testing.assert_allclose(grey(np.stack([RAMP] * 4 + [RAMP + 5], -1))[0], RAMP + 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_a_mask(channels):
+    picture = np.full((8, 12, channels), 200, np.uint8)
+    picture[:, :6, -1], picture[:, 6:, -1] = 0, 51
+    values, weight = grey(picture)
+    np.testing.assert_allclose(weight, np.where(np.arange(12) < 6, 0, 0.2) * np.ones((8, 1)), atol=1e-6)
+    np.testing.assert_allclose(values, 200 / 255, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_masked(bad):
+    picture = RAMP.copy()
+    picture[2, 3] = bad
+    values, weight = grey(picture)
+    assert weight[2, 3] == 0
+    assert weight.sum() == 95
+    assert np.isfinite(values).all()
+
+
+def test_masks_multiply():
+    picture = RAMP.copy()
+    picture[0, 0] = np.nan
+    mask = np.full((8, 12), 0.5)
+    mask[1, 1] = 0
+    weight = grey(picture, mask)[1]
+    assert weight[0, 0] == weight[1, 1] == 0
+    assert weight[4, 4] == 0.5
+
+
+@pytest.mark.parametrize("mask", [RAMP > 0.5, (255 * (RAMP > 0.5)).astype(np.uint8), torch.as_tensor(RAMP > 0.5)])
+def test_masks_come_as_bool_as_8_bit_and_as_tensors(mask):
+    np.testing.assert_array_equal(grey(RAMP, mask)[1], RAMP > 0.5)
+
+
+def test_reduction_is_the_mean_of_blocks_and_equals_reducing_twice():
+    values, weight = grey(np.tile(RAMP, (2, 2)), reduction=4)
+    np.testing.assert_allclose(values, np.tile(RAMP, (2, 2)).reshape(4, 4, 6, 4).mean((1, 3)), rtol=1e-5)
+    assert weight.shape == (4, 6)
+    p = plane(np.tile(RAMP, (2, 2)), None, CPU, "fixed")
+    p.at(2)
+    np.testing.assert_allclose(p.at(4)[0][0, 0].numpy(), values, rtol=1e-5)
+
+
+def test_bands_of_a_wide_picture_join_without_a_seam(monkeypatch):
+    monkeypatch.setattr("imgalign.plane._BAND_PIXELS", 40)
+    np.testing.assert_allclose(grey(np.tile(RAMP, (3, 1)), reduction=2)[0].shape, (12, 6))
+    np.testing.assert_allclose(grey(RAMP)[0], RAMP, rtol=1e-5)
+
+
+def pil(mode):
+    rgb = Image.fromarray((np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], -1) * 255).astype(np.uint8))
+    return rgb.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
+def test_pil_modes_give_intensities(mode):
+    picture = pil("L").convert("I").convert("I;16") if mode == "I;16" else pil(mode)
+    values, weight = grey(picture)
+    assert values.shape == (8, 12)
+    assert (weight == 1).all()
+    expected = np.asarray(pil("RGB").convert("L")).astype(float)
+    if mode in ("1", "P"):  # dithered and quantised
+        assert values.max() <= 1
+    else:
+        assert np.corrcoef(values.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_a_palette_is_looked_up_not_read_as_intensity():
+    indices = Image.new("P", (12, 8), 1)
+    indices.putpalette([0, 0, 0, 255, 255, 255])
+    np.testing.assert_allclose(grey(indices)[0], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (1, 8, 12), (3, 8, 12)])
+def test_tensors_have_channels_first(shape):
+    tensor = torch.as_tensor(RAMP).expand(shape).clone()
+    np.testing.assert_allclose(grey(tensor)[0], RAMP, rtol=1e-5)
+
+
+def test_a_tensor_that_requires_grad_is_taken():
+    np.testing.assert_allclose(grey(torch.as_tensor(RAMP).requires_grad_())[0], RAMP, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float16, torch.float64, torch.bool])
+def test_tensors_of_any_dtype(dtype):
+    top = 1.0 if dtype.is_floating_point or dtype == torch.bool else torch.iinfo(dtype).max
+    values, _ = grey((torch.as_tensor(RAMP) * top).round().to(dtype) if top != 1 else torch.as_tensor(RAMP).to(dtype))
+    assert 0.99 <= values.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask", "message"),
+    [
+        (np.zeros((7, 20)), None, "fixed needs at least 8 x 8 pixels to be aligned, got 7 x 20"),
+        (np.zeros(9), None, r"fixed must be \(H, W\) or \(H, W, C\) real numbers"),
+        (np.zeros((9, 9), complex), None, "complex128"),
+        (np.zeros((9, 9, 0)), None, r"\(9, 9, 0\)"),
+        (np.array([["a"] * 9] * 9), None, "real numbers"),
+        ("picture.png", None, "real numbers"),
+        (torch.zeros(2, 3, 9, 9), None, "select one picture"),
+        (np.zeros((9, 9)), np.zeros((9, 8)), r"the mask of fixed must have its size 9 x 9, got \(9, 8\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused(picture, mask, message):
+    with pytest.raises(ShapeError, match=message):
+        plane(picture, mask, CPU, "fixed")
+
+
+def test_memory_that_may_not_be_written_to_is_taken_without_a_warning():
+    picture = RAMP.astype(np.float32)
+    picture.setflags(write=False)
+    np.testing.assert_allclose(grey(picture)[0], RAMP, rtol=1e-5)
+
+
+def test_the_most_negative_integer_does_not_overflow():
+    picture = np.full((8, 12), np.iinfo(np.int32).min, np.int32)
+    assert grey(picture)[0].max() == -1

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from scenes import Blobs, render
+
+from imgalign.spectral import MARGIN, RadialResponse, inner_weight, noise_model, spectrum, spline_reader
+
+SIZE = (80, 100)
+INNER = (slice(25, -25), slice(25, -25))  # what the continuation makes of the border fades inwards
+
+
+def tensor(array):
+    return torch.as_tensor(array)[None, None]
+
+
+def ones():
+    return torch.ones(1, 1, *SIZE, dtype=torch.float64)
+
+
+def wave(x, y, fx=0.21, fy=-0.13):
+    return np.sin(2 * np.pi * (fx * x + fy * y) + 0.4)
+
+
+def test_a_spectrum_gives_its_picture_back():
+    image = tensor(render(Blobs(1, 100), SIZE))
+    torch.testing.assert_close(spectrum(image, ones()).image(), image, rtol=0, atol=1e-12)
+
+
+def test_the_frame_is_continued_without_a_jump():
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    s = spectrum(tensor(0.01 * x + 0.02 * y), ones())
+    frame = torch.fft.irfft2(s.values, s=s.frame_hw)[0, 0].numpy()
+    steps = [np.abs(frame - np.roll(frame, 1, axis)).max() for axis in (0, 1)]
+    # 80 rows of a ramp of 0.02 come back over a gap of 40: a few times the ramp's own step, not its range of 1.6.
+    assert max(steps) < 0.12
+
+
+def test_derivatives_are_those_of_the_formula():
+    step, y, x = 1e-5, *np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
+    scene = Blobs(2, 100, sigma=(1.5, 6))
+    for got, (dx, dy) in zip(spectrum(tensor(scene(x, y)), ones()).derivatives(), ((1, 0), (0, 1)), strict=True):
+        exact = (scene(x + step * dx, y + step * dy) - scene(x - step * dx, y - step * dy)) / (2 * step)
+        assert (
+            np.abs(got[0, 0].numpy() - exact)[INNER].max() < 4e-3
+        )  # the kink at the border rings on, as one over the distance
+
+
+@pytest.mark.parametrize("sampling", [1, 2])
+def test_a_splines_readings_are_those_of_the_formula(sampling):
+    scene = Blobs(3, 100, sigma=(1.5, 4))
+    reader = spline_reader(spectrum(tensor(render(scene, SIZE)), ones()), None, sampling)
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(25, 75, (1, 20, 30)), rng.uniform(25, 55, (1, 20, 30))
+    values = reader.values(torch.as_tensor(np.stack([x, y], -1)))
+    assert np.abs(values[:, 0].numpy() - scene(x, y)).max() < {1: 6e-3, 2: 2e-3}[sampling]
+
+
+def test_twice_the_pixels_read_fine_waves_better():
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
+    s = spectrum(tensor(wave(x, y, 0.35, 0.1)), ones())
+    at = np.stack([x + 0.5, y + 0.37], -1)[None, 25:-25, 25:-25]
+    error = [
+        np.abs(spline_reader(s, None, k).values(torch.as_tensor(at))[0, 0].numpy() - wave(*at[0].T, 0.35, 0.1).T).max()
+        for k in (1, 2)
+    ]
+    assert error[0] > 0.05
+    assert error[1] < 0.2 * error[0]
+
+
+def test_masked_pixels_do_not_show_in_the_rest():
+    image, weight = tensor(render(Blobs(1, 100), SIZE)), ones()
+    weight[..., 30:40, 30:40] = 0
+    poisoned = torch.where(weight > 0, image, 1e4)
+    torch.testing.assert_close(spectrum(poisoned, weight).image(), spectrum(image, weight).image(), rtol=0, atol=1e-8)
+
+
+def test_inner_weight_leaves_out_what_is_near_a_border_or_a_mask():
+    weight = ones()
+    weight[..., 40, 50] = 0
+    inner = inner_weight(weight)[0, 0]
+    assert inner[MARGIN - 1].sum() == 0
+    assert inner[MARGIN, MARGIN] == 1
+    assert inner[40 - MARGIN, 50] == 0
+    assert inner[40 - MARGIN - 1, 50] == 1
+
+
+def test_a_radial_response_is_read_at_each_frequency():
+    s = spectrum(tensor(np.zeros(SIZE)), ones())
+    table = RadialResponse(np.linspace(0, np.sqrt(0.5), 9))
+    fy, fx = s.frequencies()
+    torch.testing.assert_close(table.on(s), torch.hypot(fy.expand(-1, len(fx)), fx.expand(len(fy), -1)))
+
+
+def noisy_pair(colour, sigma=0.2, size=(160, 160)):
+    rng = np.random.default_rng(5)
+    clean = render(Blobs(4, 160, sigma=(3, 7)), size)
+    noise = rng.normal(0, sigma, (2, *size))
+    if colour:
+        noise = (noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2) + np.roll(noise, (1, 1), (1, 2))) / 2
+    return [tensor(clean + n) for n in noise], torch.ones(1, 1, *size, dtype=torch.float64)
+
+
+def test_white_noise_needs_no_whitening():
+    (fixed, moving), weight = noisy_pair(colour=False)
+    model = noise_model(fixed, moving, weight)
+    assert model.whitening is None
+
+
+def test_signal_is_kept_where_it_is_and_noise_is_not():
+    (fixed, moving), weight = noisy_pair(colour=False)
+    amplitude = noise_model(fixed, moving, weight).denoising.amplitude
+    # Blobs of 3 px and more have nothing beyond 0.2 cycles per pixel (ring 7 of 24).
+    assert amplitude[1] > 0.9
+    assert amplitude[10:].max() < 0.2
+
+
+def test_the_noise_filter_is_the_same_for_an_inverted_picture_of_other_gain():
+    (fixed, moving), weight = noisy_pair(colour=False)
+    plain, inverted = noise_model(fixed, moving, weight), noise_model(fixed, 5 - 3 * moving, weight)
+    np.testing.assert_allclose(inverted.denoising.amplitude, plain.denoising.amplitude, atol=1e-6)
+
+
+def test_no_noise_passes_all_that_there_is():
+    (clean, _), weight = noisy_pair(colour=False, sigma=0.0)
+    assert noise_model(clean, clean, weight).denoising.amplitude[:5].min() > 0.98
