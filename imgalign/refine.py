@@ -126,7 +126,8 @@ def refine(
         history: The loss after each step is appended here, mean over the rows.
     """
     generators = torch.as_tensor(model.generators(problem.size_hw))
-    best = evaluate(problem, matrices.double(), model, cutoff)
+    # A copy: rows of it are written over, and the caller keeps its own.
+    best = evaluate(problem, matrices.double().clone(), model, cutoff)
     damping = torch.full((len(matrices),), 1e-3, dtype=torch.float64)
     for _ in range(iterations):
         if history is not None:
