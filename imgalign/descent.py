@@ -103,7 +103,7 @@ def minimise(
         engine.zero_grad()
         value = objective(params)
         value.backward()
-        return value
+        return value.detach()
 
     with torch.enable_grad():
         for _ in range(steps):
@@ -115,5 +115,5 @@ def minimise(
                 break
             if value < best_loss:
                 best, best_loss = before, value
-        final = float(objective(params))
+        final = float(objective(params).detach())
     return params.detach() if final <= best_loss else best

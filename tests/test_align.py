@@ -1,0 +1,307 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scenes import Blobs, about_centre, corner_error, pair, render
+
+from imgalign import verdict
+from imgalign.align import align
+from imgalign.descent import OPTIMIZERS
+from imgalign.errors import ImgalignError, OptionError, ShapeError
+from imgalign.losses import LOSSES
+
+SIZE = (120, 144)
+SCENE = Blobs(41, 144, count=300, sigma=(2, 6))
+FAR = {
+    "translate": {"shift": (31, -22)},
+    "rigid": {"shift": (14, 9), "angle_deg": 118},
+    "similarity": {"shift": (-9, 6), "angle_deg": -64, "scale": 1.37},
+    "affine": {"shift": (6, -5), "angle_deg": 33, "linear": np.array([[1.1, 0.08], [-0.02, 0.9]])},
+    "homography": {
+        "shift": (5, 4), "angle_deg": -27, "linear": np.array([[1.05, 0.04], [0, 0.95]]), "tilt": (5e-4, -4e-4),
+    },
+}  # fmt: skip
+
+
+def pictures(truth, moving_hw=None, scene=SCENE):
+    """8-bit pictures of the scene and of its moved self."""
+    return [np.clip(110 + 60 * p, 0, 255).astype(np.uint8) for p in pair(scene, SIZE, truth, moving_hw)]
+
+
+def error(result, truth):
+    return corner_error(result.moving_from_fixed, truth, result.fixed_size_hw)
+
+
+@pytest.mark.parametrize("model", list(FAR))
+def test_every_model_is_found_from_far_away(model):
+    truth = about_centre(SIZE, **FAR[model])
+    result = align(*pictures(truth), model=model)
+    # 8 bits over a contrast of 60: noise of 0.5 %.
+    assert error(result, truth) < 0.05
+    assert result.trusted
+    assert result.model == model
+    assert result.status == "converged"
+
+
+def test_a_result_says_what_it_is():
+    truth = about_centre(SIZE, shift=(3, 2))
+    result = align(*pictures(truth), model="rigid", seed=5)
+    assert result.fixed_size_hw == result.moving_size_hw == SIZE
+    assert result.corner_covariance.shape == (8, 8)
+    assert 0 < result.corner_sigma_px < 0.1
+    assert set(result.parameter_sigma) >= {"shift_x", "shift_y", "rotation_deg"}
+    assert result.options["seed"] == 5
+    assert result.options["init"] == "auto"
+    assert result.reasons
+    assert set(result.seconds) >= {"start", "refine", "verdict"}
+    assert np.isfinite(list(result.quality.values())).all()
+
+
+def test_the_predicted_error_is_that_of_the_answer():
+    truth = about_centre(SIZE, shift=(2.3, 1.6), angle_deg=3)
+    rng = np.random.default_rng(0)
+    fixed, moving = (p + rng.normal(0, 0.15, SIZE) for p in pair(SCENE, SIZE, truth))
+    result = align(fixed, moving, model="rigid")
+    assert 0.2 * result.corner_sigma_px < error(result, truth) < 3 * result.corner_sigma_px
+
+
+def test_swapping_the_pictures_inverts_the_answer():
+    fixed, moving = pictures(about_centre(SIZE, **FAR["similarity"]))
+    there, back = (align(*two, model="similarity") for two in ((fixed, moving), (moving, fixed)))
+    assert corner_error(back.moving_from_fixed @ there.moving_from_fixed, np.eye(3), SIZE) < 0.05
+
+
+def test_the_same_call_twice_gives_the_same_bits():
+    fixed, moving = pictures(about_centre(SIZE, **FAR["affine"]))
+    first, second = align(fixed, moving), align(fixed, moving)
+    np.testing.assert_array_equal(first.moving_from_fixed, second.moving_from_fixed)
+    np.testing.assert_array_equal(first.corner_covariance, second.corner_covariance)
+    assert first.probability == second.probability
+    assert first.history == second.history
+
+
+def test_inverted_contrast_is_aligned():
+    truth = about_centre(SIZE, **FAR["rigid"])
+    fixed, moving = pictures(truth)
+    result = align(fixed, 255 - moving, model="rigid")
+    assert error(result, truth) < 0.05
+    assert result.trusted
+
+
+def test_mirror_images_are_aligned_when_allowed():
+    truth = about_centre(SIZE, angle_deg=25, linear=np.diag([-1.0, 1.0]))
+    fixed, moving = pictures(truth)
+    assert error(align(fixed, moving, model="similarity", allow_mirror=True), truth) < 0.05
+    assert not align(fixed, moving, model="similarity").trusted
+
+
+@pytest.mark.parametrize("moving_hw", [(90, 200), (64, 64), (260, 300)])
+def test_pictures_of_other_sizes_are_aligned(moving_hw):
+    truth = about_centre(SIZE, shift=(4, -3), angle_deg=15, moving_hw=moving_hw)
+    result = align(*pictures(truth, moving_hw), model="rigid")
+    assert error(result, truth) < 0.05
+    assert result.moving_size_hw == moving_hw
+
+
+def test_masks_keep_rubbish_out():
+    truth = about_centre(SIZE, shift=(5, -4), angle_deg=8)
+    fixed, moving = pictures(truth)
+    mask, moving_mask = np.ones(SIZE), np.ones(SIZE, bool)
+    mask[20:60, 30:80], moving_mask[70:110, 60:130] = 0, False
+    rubbish = np.random.default_rng(1).integers(0, 256, SIZE, dtype=np.uint8)
+    fixed[mask == 0], moving[~moving_mask] = rubbish[mask == 0], rubbish[~moving_mask]
+    result = align(fixed, moving, model="rigid", mask=mask, moving_mask=moving_mask)
+    assert error(result, truth) < 0.05
+
+
+@pytest.mark.parametrize("how", ["nan", "alpha", "transparent rgb"])
+def test_pictures_mask_themselves(how):
+    truth = about_centre(SIZE, shift=(5, -4), angle_deg=8)
+    fixed, moving = (p.astype(np.float32) / 255 for p in pictures(truth))
+    hole = np.zeros(SIZE, bool)
+    hole[30:70, 40:90] = True
+    if how == "nan":
+        moving = np.where(hole, np.nan, moving)
+    else:
+        channels = 1 if how == "alpha" else 3
+        moving = np.dstack([np.where(hole, 1, moving)] * channels + [~hole])
+    result = align(fixed, moving.astype(np.float32), model="rigid")
+    assert error(result, truth) < 0.05
+
+
+def test_an_occluder_is_let_go():
+    truth = about_centre(SIZE, shift=(2, 3), angle_deg=5)
+    fixed, moving = pictures(truth)
+    moving[40:80, 50:90] = pictures(truth, scene=Blobs(99, 144, count=300))[1][40:80, 50:90]
+    assert error(align(fixed, moving, model="rigid"), truth) < 0.1
+
+
+def test_pil_images_and_tensors_give_what_arrays_give():
+    fixed, moving = pictures(about_centre(SIZE, shift=(5, -4)))
+    expected = align(fixed, moving, model="translate").moving_from_fixed
+    as_pil = align(Image.fromarray(fixed), Image.fromarray(moving), model="translate")
+    as_tensor = align(torch.as_tensor(fixed), torch.as_tensor(moving)[None], model="translate")
+    np.testing.assert_allclose(as_pil.moving_from_fixed, expected, atol=1e-6)
+    np.testing.assert_allclose(as_tensor.moving_from_fixed, expected, atol=1e-6)
+
+
+def test_a_batch_of_tensors_gives_a_tuple_of_what_its_elements_give():
+    two = [pictures(about_centre(SIZE, shift=s)) for s in ((5, -4), (-11, 3))]
+    fixed, moving = (torch.as_tensor(np.stack([p[k] for p in two]))[:, None] for k in (0, 1))
+    results = align(fixed, moving, model="translate")
+    assert isinstance(results, tuple)
+    for result, (f, m) in zip(results, two, strict=True):
+        alone = align(f, m, model="translate")
+        np.testing.assert_allclose(result.moving_from_fixed, alone.moving_from_fixed, atol=1e-6)
+
+
+def test_one_fixed_picture_serves_a_batch():
+    fixed, moving = pictures(about_centre(SIZE, shift=(5, -4)))
+    results = align(fixed, torch.as_tensor(moving)[None, None].repeat(2, 1, 1, 1), model="translate")
+    np.testing.assert_array_equal(results[0].moving_from_fixed, results[1].moving_from_fixed)
+
+
+def test_batches_of_unlike_length_are_refused():
+    with pytest.raises(ShapeError, match="one batch size, got 2 and 3"):
+        align(torch.rand(2, 1, 32, 32), torch.rand(3, 1, 32, 32))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_constant_pictures_are_not_trusted(which):
+    two = pictures(np.eye(3))
+    two[which] = np.full(SIZE, 90, np.uint8)
+    result = align(*two)
+    assert not result.trusted
+    assert result.probability == 0
+    assert "constant" in result.reasons[0]
+
+
+def test_pictures_masked_everywhere_are_not_trusted():
+    fixed, moving = pictures(np.eye(3))
+    result = align(fixed, moving, mask=np.zeros(SIZE))
+    assert not result.trusted
+    assert "masked" in result.reasons[0]
+
+
+@pytest.mark.parametrize("model", ["translate", "similarity", "homography"])
+def test_unrelated_noise_is_not_trusted(model):
+    rng = np.random.default_rng(4)
+    result = align(*rng.integers(0, 256, (2, *SIZE), dtype=np.uint8), model=model)
+    assert not result.trusted
+    assert result.reasons
+
+
+@pytest.mark.parametrize("model", ["translate", "affine"])
+def test_unrelated_scenes_are_not_trusted(model):
+    fixed, _ = pictures(np.eye(3))
+    _, moving = pictures(np.eye(3), scene=Blobs(1234, 144, count=300, sigma=(2, 6)))
+    assert not align(fixed, moving, model=model).trusted
+
+
+def test_trust_is_a_threshold_on_the_probability():
+    fixed, moving = pictures(about_centre(SIZE, shift=(2, 1)))
+    result = align(fixed, moving, model="translate", trust=1.0)
+    assert result.trusted == (result.probability >= 1.0)
+    assert align(fixed, moving, model="translate", trust=0.0).trusted
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside"),
+    [({"max_shift": 5}, False), ({"max_rotation": 10}, False), ({"max_rotation": 45, "max_shift": 30}, True)],
+)
+def test_bounds_hold(bounds, inside):
+    truth = about_centre(SIZE, shift=(9, 6), angle_deg=30)
+    result = align(*pictures(truth), model="rigid", **bounds)
+    assert result.trusted == inside
+    assert (error(result, truth) < 0.05) == inside
+
+
+def test_scale_bounds_hold():
+    truth = about_centre(SIZE, scale=1.5)
+    assert not align(*pictures(truth), model="similarity", max_scale=1.2).trusted
+    assert align(*pictures(truth), model="similarity", max_scale=1.6).trusted
+
+
+@pytest.mark.parametrize("init", ["identity", "center", "phase", "auto", "matrix", "list", "alignment"])
+def test_every_form_of_a_start_works(init):
+    truth = about_centre(SIZE, shift=(1.5, -1), angle_deg=1)
+    fixed, moving = pictures(truth)
+    start = {"matrix": truth, "list": truth.tolist()}.get(init, init)
+    if init == "alignment":
+        start = align(fixed, moving, model="rigid")
+    assert error(align(fixed, moving, model="rigid", init=start), truth) < 0.05
+
+
+def test_a_start_without_overlap_is_an_answer_that_is_not_trusted():
+    result = align(*pictures(np.eye(3)), init=about_centre(SIZE, shift=(5000, 0)))
+    assert not result.trusted
+    assert result.status == "no overlap"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "warp"}, "unknown model 'warp'; choose one of translate"),
+        ({"loss": "l1"}, "unknown loss 'l1'"),
+        ({"optimizer": "newton"}, "unknown optimizer 'newton'"),
+        ({"sampler": "lanczos"}, "unknown sampler 'lanczos'"),
+        ({"init": "guess"}, "unknown init 'guess'"),
+        ({"init": np.zeros((3, 3))}, "can be inverted"),
+        ({"init": np.eye(2)}, "3 x 3"),
+        ({"init": np.full((3, 3), np.nan)}, "finite"),
+        ({"levels": 0}, "levels must be above 0"),
+        ({"iterations": -1}, "iterations must be above 0"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"precision": 0.0}, "precision must be above 0"),
+        ({"precision": float("nan")}, "precision must be above 0"),
+        ({"max_shift": -2}, "max_shift must be above 0"),
+        ({"max_rotation": -2}, "max_rotation"),
+        ({"max_scale": 0.5}, "max_scale is a factor of 1 or more"),
+        ({"trust": 1.5}, "trust is a probability"),
+        ({"threads": 0}, "threads must be 1 or more"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        align(*pictures(np.eye(3)), **options)
+
+
+def test_bad_pictures_are_refused():
+    with pytest.raises(ShapeError, match="at least 8 x 8"):
+        align(np.zeros((4, 4)), np.zeros((9, 9)))
+    with pytest.raises(ImgalignError, match="mask of moving"):
+        align(*pictures(np.eye(3)), moving_mask=np.ones((3, 3)))
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_every_loss_answers_to_a_tenth_of_a_pixel(loss):
+    truth = about_centre(SIZE, shift=(1.3, -0.7), angle_deg=1)
+    result = align(*pictures(truth), model="rigid", loss=loss, init="identity")
+    assert error(result, truth) < 0.1
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_answers_to_a_tenth_of_a_pixel(optimizer):
+    truth = about_centre(SIZE, shift=(1.3, -0.7), angle_deg=1)
+    result = align(*pictures(truth), model="rigid", optimizer=optimizer, init="identity", iterations=40)
+    assert error(result, truth) < 0.1
+
+
+def test_align_asks_for_no_gradients_of_its_caller():
+    fixed, moving = (torch.as_tensor(p).float().requires_grad_() for p in pictures(about_centre(SIZE, shift=(1, 1))))
+    assert isinstance(align(fixed, moving, model="translate").moving_from_fixed, np.ndarray)
+    assert torch.is_grad_enabled()
+
+
+def test_small_pictures_are_aligned():
+    fixed, moving = (render(SCENE, (24, 28), m) for m in (None, about_centre((24, 28), shift=(-1.2, 0.8))))
+    result = align(fixed, moving, model="translate")
+    assert corner_error(result.moving_from_fixed, about_centre((24, 28), shift=(1.2, -0.8)), (24, 28)) < 0.1
+
+
+def test_probability_falls_with_evidence():
+    strong = verdict.Evidence(30, 1.0, 1.0, -5, 0.9, 1.0, 0.95, 0.9, 3.0)
+    weak = verdict.Evidence(2, 0.1, -0.5, 1.0, 0.2, 0.0, 0.1, 0.1, 0.0)
+    assert verdict.probability(strong) > 0.9
+    assert verdict.probability(weak) < 0.1

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
+
+from imgalign.polish import polish
+from imgalign.transforms import MODELS
+
+SIZE = (100, 120)
+SCENE = Blobs(31, 120, count=160, sigma=(2.5, 6))
+NOISE = 0.1
+
+
+def planes(array, weight=None):
+    tensor = torch.as_tensor(np.asarray(array, np.float32))[None, None]
+    return tensor, torch.ones_like(tensor) if weight is None else torch.as_tensor(np.float32(weight))[None, None]
+
+
+def polished(fixed, moving, start, name, **options):
+    with torch.no_grad():
+        return polish(planes(fixed), planes(moving), start, MODELS[name], **options)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_is_recovered_from_a_pixel_away(name):
+    truth = about_centre(SIZE, **TRUTHS[name])
+    done = polished(*pair(SCENE, SIZE, truth), np.eye(3), name)
+    assert corner_error(done.moving_from_fixed, truth, SIZE) < 2e-3
+    assert done.overlap > 0.9
+    assert done.correlation > 0.999
+
+
+def test_uneven_light_does_not_pull():
+    truth = about_centre(SIZE, **TRUTHS["affine"])
+    fixed, moving = pair(SCENE, SIZE, truth)
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    done = polished(fixed, moving * (0.5 + x / 120) + 0.02 * y, np.eye(3), "affine")
+    assert corner_error(done.moving_from_fixed, truth, SIZE) < 0.02
+
+
+def test_inverted_contrast_does_not_pull():
+    truth = about_centre(SIZE, **TRUTHS["affine"])
+    fixed, moving = pair(SCENE, SIZE, truth)
+    assert corner_error(polished(fixed, 2 - 3 * moving, np.eye(3), "affine").moving_from_fixed, truth, SIZE) < 2e-3
+
+
+def test_other_scales_are_compared_alike():
+    truth = about_centre(SIZE, scale=0.6, shift=(0.4, 0.3), moving_hw=(60, 72))
+    fixed, moving = pair(Blobs(32, 120, sigma=(4, 8)), SIZE, truth, (60, 72))
+    start = about_centre(SIZE, scale=0.605, moving_hw=(60, 72))
+    assert corner_error(polished(fixed, moving, start, "similarity").moving_from_fixed, truth, SIZE) < 0.01
+
+
+def noisy_trials(name, count, noise=NOISE, smooth=False):
+    """Errors of the mapped centre over many draws of noise and of shift, and what was predicted."""
+    rng = np.random.default_rng(3)
+    errors, variances = [], []
+    for _ in range(count):
+        truth = about_centre(SIZE, shift=rng.uniform(-0.5, 0.5, 2))
+        draw = rng.normal(0, noise, (2, *SIZE))
+        if smooth:
+            draw = 0.5 * (draw + np.roll(draw, 1, 1) + np.roll(draw, 1, 2) + np.roll(draw, (1, 1), (1, 2)))
+        fixed, moving = (p + n for p, n in zip(pair(SCENE, SIZE, truth), draw, strict=True))
+        done = polished(fixed, moving, np.eye(3), name)
+        middle = np.array([59.5, 49.5, 1])
+        errors.append((done.moving_from_fixed @ middle - truth @ middle)[:2])
+        variances.append(np.diag(done.covariance.numpy())[:2])
+    return np.array(errors), np.array(variances)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_predicted_variance_is_the_scatter_over_noisy_trials(smooth):
+    errors, variances = noisy_trials("translate", 30, smooth=smooth)
+    # 60 squared normal numbers: their mean is 1 with a standard deviation of 0.18.
+    assert 0.5 < (errors**2 / variances).mean() < 1.7
+
+
+def test_accuracy_is_near_the_bound_of_cramer_and_rao():
+    errors, _ = noisy_trials("translate", 20)
+    gy, gx = np.gradient(pair(SCENE, SIZE, np.eye(3))[0])
+    information = np.array([[(gx * gx).sum(), (gx * gy).sum()], [(gx * gy).sum(), (gy * gy).sum()]]) / (2 * NOISE**2)
+    bound = np.trace(np.linalg.inv(information))
+    # Twenty trials scatter by a quarter; the picture is not known but seen twice, which costs a little.
+    assert (errors**2).sum(1).mean() < 2 * bound
+
+
+def test_noise_is_measured():
+    rng = np.random.default_rng(1)
+    fixed, moving = (p + rng.normal(0, 0.2, SIZE) for p in pair(SCENE, SIZE, np.eye(3)))
+    contrast = fixed.std()
+    done = polished(fixed, moving, np.eye(3), "translate", light=False)
+    assert done.noise == pytest.approx(0.2 * np.sqrt(2) / contrast, rel=0.25)
+
+
+def test_covariance_is_symmetric_positive_and_shrinks_with_noise():
+    quiet, loud = (
+        polished(*(p + s * n for p, n in zip(pair(SCENE, SIZE, np.eye(3)), draw, strict=True)), np.eye(3), "affine")
+        for draw in [np.random.default_rng(2).normal(0, 1, (2, *SIZE))]
+        for s in (0.03, 0.3)
+    )
+    for done in (quiet, loud):
+        c = done.covariance.numpy()
+        np.testing.assert_allclose(c, c.T, rtol=1e-6, atol=1e-12)
+        assert np.linalg.eigvalsh(0.5 * (c + c.T)).min() > 0
+    assert np.trace(loud.covariance.numpy()) > 10 * np.trace(quiet.covariance.numpy())
+
+
+def test_masked_pixels_do_not_count():
+    truth = about_centre(SIZE, **TRUTHS["rigid"])
+    fixed, moving = pair(SCENE, SIZE, truth)
+    mask = np.ones(SIZE)
+    mask[30:60, 30:70] = 0
+    fixed[mask == 0] = 40
+    with torch.no_grad():
+        done = polish(planes(fixed, mask), planes(moving), np.eye(3), MODELS["rigid"])
+    assert corner_error(done.moving_from_fixed, truth, SIZE) < 5e-3
+
+
+@pytest.mark.parametrize("bright", [0.0, 5.0])
+def test_occluders_are_let_go(bright):
+    truth = about_centre(SIZE, **TRUTHS["rigid"])
+    fixed, moving = pair(SCENE, SIZE, truth)
+    moving[30:60, 30:60] = pair(Blobs(77, 120), SIZE, np.eye(3))[0][30:60, 30:60] + bright
+    assert corner_error(polished(fixed, moving, np.eye(3), "rigid").moving_from_fixed, truth, SIZE) < 0.05
