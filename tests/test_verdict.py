@@ -1,0 +1,123 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scenes import Blobs, about_centre, pair
+
+from imgalign.ladder import Ladder
+from imgalign.search import Hypothesis
+from imgalign.verdict import Evidence, collect, probability, reasons
+
+SIZE = (120, 144)
+SCENE, OTHER = (Blobs(seed, 144, count=300, sigma=(2, 6)) for seed in (41, 4321))
+TRUTH = about_centre(SIZE, shift=(4, -3), angle_deg=12)
+GOOD = Evidence(40, 1.0, 1.2, -5, 0.9, 1.2, 0.95, 0.9, 3.5)
+
+
+def planes(array):
+    tensor = torch.as_tensor(array.astype(np.float32))[None, None]
+    return tensor, torch.ones_like(tensor)
+
+
+def evidence(fixed, moving, matrix, rivals=()):
+    ladder = Ladder(planes(fixed), planes(moving), 1)
+    rung = ladder.rung(ladder.reductions[-1], 1.0)
+    answer = Hypothesis(matrix, 50.0)
+    return collect(
+        rung.problem, rung.to_level(matrix), hypotheses=[answer, *rivals], answer=answer, size_hw=SIZE,
+        corner_sigma_px=0.02, overlap=0.9, correlation=0.9,
+    )  # fmt: skip
+
+
+def test_the_right_answer_agrees_in_every_part():
+    seen = evidence(*pair(SCENE, SIZE, TRUTH), TRUTH)
+    assert seen.parts > 0.9
+    assert seen.sharpness > 0.3
+    assert seen.likeness > 0.8
+
+
+@pytest.mark.parametrize("wrong", ["shifted", "unrelated", "noise"])
+def test_a_wrong_answer_does_not(wrong):
+    fixed, moving = pair(SCENE, SIZE, TRUTH)
+    right = evidence(fixed, moving, TRUTH)
+    if wrong == "unrelated":
+        moving = pair(OTHER, SIZE, TRUTH)[1]
+    if wrong == "noise":
+        moving = np.random.default_rng(0).normal(0, 1, SIZE)
+    seen = evidence(fixed, moving, about_centre(SIZE, shift=(6, 0)) @ TRUTH if wrong == "shifted" else TRUTH)
+    assert seen.parts < 0.4
+    assert seen.peak < 0.5 * right.peak
+    assert seen.sharpness < right.sharpness - 0.3
+    assert seen.likeness < 0.5 * right.likeness
+
+
+def test_inverted_contrast_agrees_as_well():
+    fixed, moving = pair(SCENE, SIZE, TRUTH)
+    plain, inverted = evidence(fixed, moving, TRUTH), evidence(fixed, -moving, TRUTH)
+    assert inverted.parts == pytest.approx(plain.parts, abs=0.05)
+    assert inverted.peak == pytest.approx(plain.peak, rel=0.05)
+
+
+def test_a_turn_that_fits_only_in_the_middle_agrees_in_few_parts():
+    tilted = about_centre(SIZE, angle_deg=10) @ TRUTH
+    assert evidence(*pair(SCENE, SIZE, TRUTH), tilted).parts < 0.5
+
+
+def test_a_rival_far_away_lowers_the_margin_and_one_close_by_does_not():
+    two = pair(SCENE, SIZE, TRUTH)
+    near, far = (Hypothesis(about_centre(SIZE, shift=(d, 0)) @ TRUTH, 45.0) for d in (1, 20))
+    assert evidence(*two, TRUTH, [near]).margin == 1.5
+    seen = evidence(*two, TRUTH, [far])
+    assert seen.margin == pytest.approx(math.log(50 / 45))
+    assert seen.rival_px == pytest.approx(20)
+
+
+def test_constant_pictures_are_evidence_of_nothing():
+    seen = evidence(np.ones(SIZE), np.ones(SIZE), np.eye(3))
+    assert np.isfinite(list(seen.features().values())).all()
+    assert seen.parts == 0
+    assert seen.peak == 0
+
+
+def test_predicted_error_is_measured_by_what_counts_as_right():
+    seen = evidence(*pair(SCENE, SIZE, TRUTH), TRUTH)
+    assert seen.precision == pytest.approx(math.log(0.02 / (0.01 * math.hypot(*SIZE))))
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"peak": 2.0},
+        {"parts": 0.1},
+        {"sharpness": -0.8},
+    ],
+)
+def test_probability_falls_with_any_figure(worse):
+    assert 0 <= probability(replace(GOOD, **worse)) < probability(GOOD) <= 1
+
+
+def test_figures_beyond_all_bounds_give_a_probability():
+    extreme = Evidence(1e30, 1, 1e9, -1e9, 1, 1e9, 1, 1, 1e9)
+    assert 0 <= probability(extreme) <= 1
+    assert 0 <= probability(Evidence(0, 0, -1e9, 1e9, 0, -1e9, 0, 0, -1e9)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("worse", "words"),
+    [
+        ({"overlap": 0.13}, "overlap 13 %"),
+        ({"margin": 0.02, "rival_px": 31.0}, "second position fits almost as well (corners 31 px away)"),
+        ({"peak": 3.0, "parts": 0.2}, "little in common"),
+        ({"parts": 0.4}, "only 40 % of the structure agrees"),
+        ({"precision": 0.5}, "predicted corner error is above"),
+        ({}, "too weak"),
+    ],
+)
+def test_reasons_say_what_is_wrong(worse, words):
+    assert any(words in reason for reason in reasons(replace(GOOD, **worse), trusted=False))
+
+
+def test_a_trusted_answer_has_its_reason_too():
+    assert reasons(GOOD, trusted=True) == ("100 % of the structure agrees part by part",)
