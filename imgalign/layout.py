@@ -71,9 +71,10 @@ class Layout:
         return path
 
     def _refuse_outside(self, entry: Entry, name: str, path: Path) -> None:
-        if Path(name).is_absolute() or Path(name).drive or ".." in Path(name).parts:
+        given = Path(name)
+        if given.is_absolute() or given.drive or ".." in given.parts:
             why = "leads out of the output folder"
-        elif not _is_inside(path.parent, self.folder):
+        elif not _is_inside(os.path.split(path)[0], self.folder):
             why = "goes through a link that leads out of the output folder"
         elif path.is_symlink():
             why = "is a link"
@@ -101,7 +102,7 @@ def check(entries: Iterable[Entry], layout: Layout) -> int:
     for what, repeated in (("id", _repeated(ids)), ("output", _repeated(outputs))):
         if repeated:
             _explain_repeated(what, repeated, entries, layout)
-    written_over = set(outputs) & set(inputs) if len(inputs) else set()
+    written_over = _common(outputs, inputs)
     if written_over:
         _explain_written_over(written_over, entries, layout)
     return len(ids)
@@ -113,9 +114,9 @@ def _read_by(entry: Entry) -> Iterator[str]:
             yield name
 
 
-def _file(name: str) -> Path:
+def _file(name: str) -> str | Path:
     if not name.endswith("]"):
-        return Path(name)
+        return name
     from imgalign.images import file_and_page
 
     return file_and_page(name)[0]
@@ -130,6 +131,13 @@ def _repeated(numbers: "array[int]") -> set[int]:
 
     found, counts = np.unique(np.frombuffer(numbers, np.uint64), return_counts=True)
     return {int(number) for number in found[counts > 1]}
+
+
+def _common(some: "array[int]", others: "array[int]") -> set[int]:
+    import numpy as np
+
+    found = np.intersect1d(np.frombuffer(some, np.uint64), np.frombuffer(others, np.uint64))
+    return {int(number) for number in found}
 
 
 def _explain_repeated(what: str, numbers: set[int], entries: Iterable[Entry], layout: Layout) -> None:
@@ -160,17 +168,20 @@ def _explain_written_over(numbers: set[int], entries: Iterable[Entry], layout: L
                 )
 
 
-def _place(path: Path) -> str:
-    """Where a name leads, links followed."""
-    if path.is_symlink():
-        return os.path.realpath(path)
-    return f"{_real_folder(path.parent.absolute())}{os.sep}{path.name}"
+def _place(path: str | os.PathLike[str]) -> str:
+    """Where a name leads, links followed. Called for every name of a manifest, so without `Path`."""
+    text = os.fspath(path)
+    if os.path.islink(text):  # noqa: PTH114  (as above)
+        return os.path.realpath(text)
+    folder, name = os.path.split(text)
+    return f"{_real_folder(folder, os.getcwd())}{os.sep}{name}"  # noqa: PTH109
 
 
 @lru_cache(maxsize=4096)
-def _real_folder(folder: Path) -> str:
-    return os.path.realpath(folder)
+def _real_folder(folder: str, working: str) -> str:
+    return os.path.realpath(os.path.join(working, folder))  # noqa: PTH118
 
 
-def _is_inside(folder: Path, outer: Path) -> bool:
-    return Path(_real_folder(folder.absolute())).is_relative_to(_real_folder(outer.absolute()))
+def _is_inside(folder: str, outer: Path) -> bool:
+    here, there = (_real_folder(os.fspath(each), os.getcwd()) for each in (folder, outer))  # noqa: PTH109
+    return here == there or here.startswith(there.rstrip(os.sep) + os.sep)

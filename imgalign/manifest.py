@@ -10,7 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -43,6 +43,18 @@ class Entry:
 
 
 _TEXTS = tuple(entry.name for entry in fields(Entry) if entry.name != "line")
+
+
+_WORDS: dict[str, Callable[[Entry], str]] = {
+    "id": lambda entry: entry.id or "",
+    "moving": lambda entry: stem(entry.moving),
+    "fixed": lambda entry: stem(entry.fixed),
+    "parent": lambda entry: Path(entry.moving).parent.name,
+    "fixed_parent": lambda entry: Path(entry.fixed).parent.name,
+    "line": lambda entry: str(entry.line),
+    "model": lambda entry: entry.model or "",
+    "ext": lambda _: "",  # comes apart, for it follows from more than the entry
+}
 
 
 class Manifest:
@@ -196,21 +208,14 @@ def filled(template: str, entry: Entry, extension: str = "") -> str:
     Raises:
         OptionError: If it names something else.
     """
-    words = {
-        "id": entry.id or "",
-        "moving": stem(entry.moving),
-        "fixed": stem(entry.fixed),
-        "parent": Path(entry.moving).parent.name,
-        "fixed_parent": Path(entry.fixed).parent.name,
-        "line": str(entry.line),
-        "model": entry.model or "",
-        "ext": extension,
-    }
-    unknown = [word for word in _WORD.findall(template) if word not in words]
-    if unknown:
-        known = ", ".join(f"{{{word}}}" for word in words)
-        raise OptionError(f"the template {template!r} holds {{{unknown[0]}}}; it may hold {known}")
-    return _WORD.sub(lambda found: words[found[1]], template)
+
+    def word(found: re.Match[str]) -> str:
+        if found[1] not in _WORDS:
+            known = ", ".join(f"{{{name}}}" for name in _WORDS)
+            raise OptionError(f"the template {template!r} holds {found[0]}; it may hold {known}")
+        return extension if found[1] == "ext" else _WORDS[found[1]](entry)
+
+    return _WORD.sub(word, template)
 
 
 def _opened_twice(path: str, name: str) -> IO[bytes]:
