@@ -17,13 +17,16 @@ from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_grid
 from imgalign.pyramid import blur, gaussian_response
 from imgalign.refine import Problem, State, refine, tile_scores
-from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
+from imgalign.spectral import NoiseModel, Spectrum, inner_weight, noise_model, spectrum, spline_reader
 from imgalign.transforms import Model, corner_distance, local_scale
 
 _CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
 _LIGHT_SIGMA = 12.0  # pixels over which light may change
+_LIGHT_WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
 _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
+_APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
+_SMOOTH_MARGIN = 4  # pixels at the border that the first, blurred round leaves out
 _BORDER = 8  # pixels from the border whose interpolation may be worse
 
 
@@ -64,6 +67,7 @@ def polish(
     oversampling: int = 2,
     robust: bool = True,
     light: bool | None = None,
+    enough_px: float = 0.0,
 ) -> Polished:
     """Refine a transform that is right to about a pixel; pictures `(1, 1, H, W)` with masks.
 
@@ -77,6 +81,7 @@ def polish(
         tolerance_px: Stop when a step moves the corners by less.
         oversampling: Of the spline through the moving picture, 1 or 2.
         robust: Let occluders go; else plain least squares.
+        enough_px: Predicted error of the corners below which blurred pictures are enough.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
     """
     cutoff = _CUTOFF if robust else math.inf
@@ -86,27 +91,51 @@ def polish(
     mask = moving[1] if bool((moving[1] < 0.999).any()) else None
     matrix = torch.as_tensor(moving_from_fixed)[None]
     history: list[float] = []
-    problem = _smooth_problem(spectra, fixed[1], mask, matrix, light)
-    for number in range(rounds):
-        if number > 0:
-            problem = _problem(spectra, fixed[1], mask, matrix, oversampling, light)
+
+    def descend(problem: Problem, tolerance: float) -> Polished:
         state = refine(
-            problem,
-            matrix,
-            model,
-            iterations=iterations,
-            tolerance_px=tolerance_px if number > 0 else 0.02,
-            cutoff=cutoff,
-            history=history,
+            problem, matrix, model, iterations=iterations, tolerance_px=tolerance, cutoff=cutoff, history=history
         )
-        moved = corner_distance(matrix[0].numpy(), state.matrices[0].numpy(), problem.size_hw)
-        matrix = state.matrices
-        if number == 0 and rounds > 1:
-            mask = _border_mask(_plain(*spectra, fixed[1], mask, oversampling), matrix, moving[1])
-        elif moved < _SETTLED_PX:
+        return _polished(problem, state, model, cutoff, history)
+
+    smooth = descend(_smooth_problem(spectra, fixed[1], mask, matrix, light), 0.1 * _SETTLED_PX)
+    matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
+    if rounds == 1 or _corner_sigma(smooth) < enough_px:
+        return smooth
+    mask = _border_mask(_plain(*spectra, fixed[1], mask, oversampling), matrix, moving[1])
+    for _ in range(rounds - 1):
+        sharp = descend(_problem(spectra, fixed[1], mask, matrix, oversampling, light), tolerance_px)
+        moved = corner_distance(matrix[0].numpy(), sharp.moving_from_fixed, _size(fixed[0]))
+        matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
+        if moved < _SETTLED_PX:
             break
+    return sharp if _agrees(smooth, sharp, _size(fixed[0])) else smooth
+
+
+def _size(image: Image) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
+
+
+def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool:
+    """Whether the answer from all frequencies is predicted the better one, and lies where the smooth one allows.
+
+    Fine detail knows more, but what cameras alias and codecs drop is not noise: it is shared, and can pull a shift by
+    some hundredths of a pixel while its error bar shrinks. Blurred pictures do not feel it.
+    """
+    first, second = _corner_sigma(smooth), _corner_sigma(sharp)
+    apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
+    return second < first and apart < _APART * math.hypot(first, second)
+
+
+def _corner_sigma(answer: Polished) -> float:
+    """Predicted error of the corners, px: parameters are scaled so that a unit moves them by about a pixel."""
+    return math.sqrt(max(float(torch.trace(answer.covariance)), 0.0))
+
+
+def _polished(problem: Problem, state: State, model: Model, cutoff: float, history: list[float]) -> Polished:
+    matrix = state.matrices[0]
     return Polished(
-        moving_from_fixed=(matrix[0] / matrix[0, 2, 2]).numpy(),
+        moving_from_fixed=(matrix / matrix[2, 2]).numpy(),
         covariance=_covariance(problem, state, model, cutoff),
         correlation=float(state.correlation[0]),
         overlap=float(state.overlap[0]),
@@ -155,7 +184,8 @@ def _smooth_problem(
 ) -> Problem:
     """Both pictures blurred alike, for the first round: what is noise is not known yet."""
     fixed, moving = (s.filtered(gaussian_response(s.frame_hw, 1.0, s.values.real)) for s in spectra)
-    problem = _plain(fixed, moving, fixed_weight, mask, 1)
+    # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
+    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, 1, _SMOOTH_MARGIN)
     view = _view(problem, matrix)
     gain = _local_gain(view, light)
     if gain is not None:
@@ -168,10 +198,15 @@ def _smooth_problem(
 
 
 def _plain(
-    fixed: Spectrum, moving: Spectrum, fixed_weight: Weight, mask: Tensor | None, oversampling: int
+    fixed: Spectrum,
+    moving: Spectrum,
+    fixed_weight: Weight,
+    mask: Tensor | None,
+    oversampling: int,
+    margin: float = 0.0,
 ) -> Problem:
     image = fixed.image()
-    return Problem(image, image, image, fixed_weight, spline_reader(moving, mask, oversampling))
+    return Problem(image, image, image, fixed_weight, spline_reader(moving, mask, oversampling, margin))
 
 
 _View = tuple[Image, Image, Weight]  # the fixed picture, the moving one read on its pixels, where both are seen
@@ -193,7 +228,7 @@ def _mean(x: Tensor, valid: Weight) -> Tensor:
 
 
 def _local_gain(view: _View, wanted: bool | None) -> Image | None:
-    """A gain that changes slowly over the picture, or None where one gain explains nearly as much.
+    """A gain that changes slowly over the picture, or None where one gain and one bias explain nearly as much.
 
     It is the regression of the fixed on the moving picture around each pixel, drawn to the global one where there is
     little to tell, and takes vignetting, gamma and tone curves along, local inversions by its sign.
@@ -208,10 +243,10 @@ def _local_gain(view: _View, wanted: bool | None) -> Image | None:
     one_gain = mean_covariance / mean_variance.clamp_min(1e-20)
     prior = 0.1 * mean_variance + 1e-20
     gain = (covariance + prior * one_gain) / (variance + prior)
-    left_by_one = _mean((f - one_gain * m) ** 2, valid)
+    one = (fixed - _mean(fixed, valid)) - one_gain * (warped - _mean(warped, valid))
+    left_by_one = _mean((one - _mean(one, valid)) ** 2, valid)
     left_by_many = _mean((f - gain * m) ** 2, valid)
-    # Some of the gain over one gain is fitted noise: about 1 part in the independent pixels of a neighbourhood.
-    return gain if wanted or float(left_by_many) < 0.85 * float(left_by_one) else None
+    return gain if wanted or float(left_by_many) < _LIGHT_WORTH * float(left_by_one) else None
 
 
 def _relit(view: _View, gain: Image) -> _View:

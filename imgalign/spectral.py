@@ -17,6 +17,7 @@ from imgalign._types import Image, Weight
 from imgalign.pyramid import fast_length, masked_blur
 from imgalign.sampling import Reader
 
+_WHITENING = 4.0  # no frequency is raised over another by more than this factor
 MARGIN = 4  # pixels at the border that filters spoil
 _GAP = 32  # least pixels between the end of the picture and its next period
 _READ_PAD = 8  # pixels of the continued picture kept around an oversampled plane
@@ -179,7 +180,9 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     level = float((noise * count).sum() / count.sum())
     coloured = noise / level
     flat = bool((((coloured < 1.6) & (coloured > 0.6)) | (signal < 1e-3 * signal.max())).all())
-    whitening = None if flat else RadialResponse((1 / noise.sqrt() * noise.min().sqrt()).numpy())
+    loudest = float(noise.max())
+    amplitude = (noise.clamp_min(loudest / _WHITENING**2) / loudest).rsqrt()
+    whitening = None if flat else RadialResponse((amplitude / amplitude.max()).numpy())
     return NoiseModel(whitening, RadialResponse((signal / (signal + 0.5 * noise)).numpy()))
 
 

@@ -186,8 +186,9 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, f
     index = surfaces.flatten(1).argmax(1)
     dy, dx = index // (2 * reach + 1) - centre, index % (2 * reach + 1) - centre
     agrees = torch.hypot(dy.float(), dx.float()) <= _NEAR
-    strong = energy > 0.1 * energy.max()
-    share = float((energy.sqrt() * agrees * strong).sum() / (energy.sqrt() * strong).sum().clamp_min(1e-12))
+    # A few bright stars must not outvote all others: parts count by a low power of their structure.
+    count = torch.where(energy > 0.03 * energy.max(), energy, torch.zeros_like(energy)) ** 0.25
+    share = float((count * agrees).sum() / count.sum().clamp_min(1e-12))
     likeness = float(whole[centre, centre]) / math.sqrt(float((f * f).sum()) * float((m * m).sum()) + 1e-12)
     return peak, share, sharpness, likeness, float(valid.sum())
 
