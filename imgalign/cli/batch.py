@@ -1,6 +1,7 @@
 """`batch`: many pairs, with resume."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from imgalign.batch import Engine, Settings, Tally
     from imgalign.manifest import FolderPairs, Manifest
 
-_MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 _QUIET_S = 10.0  # between plain lines of progress
 _HELP = """Align many pairs, and go on where it was if cut off.
 
@@ -152,11 +152,13 @@ class _Watch:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Hear Ctrl-C: the first lets the pairs in work end, the second ends everything."""
-        before = signal.signal(signal.SIGINT, self._interrupt)
+        main = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+        before = signal.signal(signal.SIGINT, self._interrupt) if main else None
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            if main:
+                signal.signal(signal.SIGINT, before)
             if self._bar is not None:
                 self._bar.close()
             self._talk.drop_bar()
