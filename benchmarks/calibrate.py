@@ -76,6 +76,7 @@ def report(p: np.ndarray, right: np.ndarray, error: np.ndarray) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Align, fit, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=40, help="pairs of each kind and model")
     parser.add_argument("--seed", type=int, default=7)

@@ -1,6 +1,6 @@
 """`align`: two pictures in, one transform and a verdict out.
 
-    pictures -> planes -> start (cheap ones first) -> ladder -> polish -> verdict -> Alignment
+pictures -> planes -> start (cheap ones first) -> ladder -> polish -> verdict -> Alignment
 """
 
 import math
@@ -127,7 +127,9 @@ def align(
     batched = [x.shape[0] for x in (fixed, moving) if isinstance(x, Tensor) and x.ndim == 4]
     with torch.no_grad():
         if not batched:
-            return _align_pair(plane(fixed, mask, where, "fixed"), plane(moving, moving_mask, where, "moving"), init, wanted)
+            return _align_pair(
+                plane(fixed, mask, where, "fixed"), plane(moving, moving_mask, where, "moving"), init, wanted
+            )
         if len(set(batched)) != 1:
             raise ShapeError(f"fixed and moving must have one batch size, got {batched[0]} and {batched[1]}")
 
@@ -136,7 +138,10 @@ def align(
 
         return tuple(
             _align_pair(
-                plane(row(fixed, i), mask, where, "fixed"), plane(row(moving, i), moving_mask, where, "moving"), init, wanted
+                plane(row(fixed, i), mask, where, "fixed"),
+                plane(row(moving, i), moving_mask, where, "moving"),
+                init,
+                wanted,
             )
             for i in range(batched[0])
         )
@@ -171,7 +176,8 @@ def _device(name: str) -> torch.device:
         raise OptionError(f"unknown device {name!r}; choose auto, cpu, cuda or mps")
     if name == "cpu":
         return torch.device(name)
-    if not {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}[name]():
+    there = torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available()
+    if not there:
         raise DeviceError(f"no {name} device on this machine; use --device cpu or auto")
     raise DeviceError(f"alignment runs on the CPU so far, {name} is not supported yet; use --device cpu or auto")
 
@@ -324,7 +330,9 @@ class Pair:
     def full_search(self) -> list[Hypothesis]:
         """Hypotheses over the whole range of the model and the bounds."""
         w = self.wanted
-        span = full_range(w.model, 180.0 if w.max_rotation is None else w.max_rotation, w.max_scale or 2.0, w.allow_mirror)
+        span = full_range(
+            w.model, 180.0 if w.max_rotation is None else w.max_rotation, w.max_scale or 2.0, w.allow_mirror
+        )
         return self._search(span, peaks=1 if len(span.rotations_deg) > 4 else 6)
 
     def _search(self, span: Any, peaks: int) -> list[Hypothesis]:
@@ -433,7 +441,9 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
     trusted = best.probability >= w.trust
     at_bound = not pair.allowed(p.moving_from_fixed)
     why = verdict.reasons(best.evidence, trusted and not at_bound)
-    sigma = {} if not np.isfinite(covariance).all() else plain_sigma(p.moving_from_fixed, pair.size_hw, covariance, w.model)
+    sigma = (
+        {} if not np.isfinite(covariance).all() else plain_sigma(p.moving_from_fixed, pair.size_hw, covariance, w.model)
+    )
     return Alignment(
         model=w.model,
         moving_from_fixed=p.moving_from_fixed,
@@ -460,7 +470,7 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
 
 def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float]:
     """Correlation of the grey pictures, laid as they came and as aligned; the loss is the variance left unexplained."""
-    out = {}
+    out: dict[str, float] = {}
     for name, matrix in (("before", np.eye(3)), ("after", moving_from_fixed)):
         correlation = _correlation(pair, matrix)
         out |= {f"loss_{name}": 1 - correlation**2, f"correlation_{name}": correlation}

@@ -93,7 +93,9 @@ class Ladder:
             keep: Hypotheses kept after the first level; half as many after each further one, but at least two.
         """
         for index, reduction in enumerate(self.reductions):
-            found = self._refine(hypotheses, model, reduction, first=index == 0, wide=wide and index == 0, size_hw=size_hw)
+            found = self._refine(
+                hypotheses, model, reduction, first=index == 0, wide=wide and index == 0, size_hw=size_hw
+            )
             found = [h for h in found if h.score >= _BEHIND * found[0].score]
             hypotheses = distinct(found, size_hw, 0.02 * math.hypot(*size_hw), max(2, keep >> index))
         return hypotheses
@@ -117,27 +119,25 @@ class Ladder:
         for octave, matrices in groups.items():
             rung = self.rung(reduction, 2 ** (octave / 2))
             start = torch.as_tensor(np.stack([rung.to_level(m) for m in matrices]))
-            starts = [_eased(rung.problem, start, model) if first and model.name == "homography" else start]
+            starts = [_eased(rung.problem, start) if first and model.name == "homography" else start]
             if wide:
                 blurred = self.rung(reduction, 2 ** (octave / 2), _WIDE_BLUR).problem
                 simple = MODELS["similarity"] if model.name in ("affine", "homography") else model
-                far = refine(blurred, start, simple, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True)
+                far = refine(
+                    blurred, start, simple, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
+                )
                 far = refine(
                     blurred, far.matrices, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
                 )
                 starts.append(far.matrices)
-            state = refine(
-                rung.problem, torch.cat(starts), model, iterations=12, tolerance_px=0.02, hold_overlap=first
-            )
+            state = refine(rung.problem, torch.cat(starts), model, iterations=12, tolerance_px=0.02, hold_overlap=first)
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)
 
 
-def _eased(problem: Problem, start: torch.Tensor, model: Model) -> torch.Tensor:
+def _eased(problem: Problem, start: torch.Tensor) -> torch.Tensor:
     """A homography starts from the best affine: perspective is free only when the rest is near."""
-    return refine(
-        problem, start, MODELS["affine"], iterations=8, tolerance_px=0.05, hold_overlap=True
-    ).matrices
+    return refine(problem, start, MODELS["affine"], iterations=8, tolerance_px=0.05, hold_overlap=True).matrices
 
 
 def _ranked(state: State, rung: Rung) -> list[Hypothesis]:

@@ -98,7 +98,8 @@ def polish(
         )
         return _polished(problem, state, model, cutoff, history)
 
-    smooth = descend(_smooth_problem(spectra, fixed[1], mask, matrix, light), 0.1 * _SETTLED_PX)
+    fineness = oversampling if rounds > 1 else 1
+    smooth = descend(_smooth_problem(spectra, fixed[1], mask, matrix, fineness, light), 0.1 * _SETTLED_PX)
     matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
     if rounds == 1 or _corner_sigma(smooth) < enough_px:
         return smooth
@@ -154,7 +155,11 @@ def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
 
 
 def _problem(
-    spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, matrix: Matrix, oversampling: int,
+    spectra: tuple[Spectrum, Spectrum],
+    fixed_weight: Weight,
+    mask: Tensor | None,
+    matrix: Matrix,
+    oversampling: int,
     light: bool | None,
 ) -> Problem:
     """Both pictures as they are best compared, from where the transform stands now."""
@@ -170,9 +175,7 @@ def _problem(
         gain = _local_gain(view, True) if gain is not None else None
     if gain is not None:
         around = _around(view[2])
-        problem = replace(
-            problem, fixed=view[0] - around(view[0]), gain=gain, offset=gain * around(view[1])
-        )
+        problem = replace(problem, fixed=view[0] - around(view[0]), gain=gain, offset=gain * around(view[1]))
         view = _relit(view, gain)
     gradient_x, gradient_y = _common_gradient(view, noise)
     weight = fixed_weight * _trust(view)
@@ -180,12 +183,17 @@ def _problem(
 
 
 def _smooth_problem(
-    spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, matrix: Matrix, light: bool | None
+    spectra: tuple[Spectrum, Spectrum],
+    fixed_weight: Weight,
+    mask: Tensor | None,
+    matrix: Matrix,
+    oversampling: int,
+    light: bool | None,
 ) -> Problem:
     """Both pictures blurred alike, for the first round: what is noise is not known yet."""
     fixed, moving = (s.filtered(gaussian_response(s.frame_hw, 1.0, s.values.real)) for s in spectra)
     # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
-    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, 1, _SMOOTH_MARGIN)
+    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, oversampling, _SMOOTH_MARGIN)
     view = _view(problem, matrix)
     gain = _local_gain(view, light)
     if gain is not None:
