@@ -160,6 +160,8 @@ def _check(wanted: Wanted, init: Any) -> None:
         value = getattr(wanted, name)
         if value is not None and not value > 0:
             raise OptionError(f"{name} must be above 0, got {value}")
+    if wanted.max_rotation is not None and not wanted.max_rotation >= 0:
+        raise OptionError(f"max_rotation must be 0 or more, got {wanted.max_rotation}")
     if wanted.max_scale is not None and not wanted.max_scale >= 1:
         raise OptionError(f"max_scale is a factor of 1 or more, got {wanted.max_scale}")
     if not 0 <= wanted.trust <= 1:

@@ -17,6 +17,7 @@ from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_grid
 from imgalign.pyramid import blur, gaussian_response
 from imgalign.refine import Problem, State, refine, tile_scores
+from imgalign.sampling import sample_grid
 from imgalign.spectral import NoiseModel, Spectrum, inner_weight, noise_model, spectrum, spline_reader
 from imgalign.transforms import Model, corner_distance, local_scale
 
@@ -96,11 +97,16 @@ def polish(
         state = refine(
             problem, matrix, model, iterations=iterations, tolerance_px=tolerance, cutoff=cutoff, history=history
         )
-        return _polished(problem, state, model, cutoff, history)
+        share = _overlap(fixed[1], moving[1], state.matrices)
+        return replace(_polished(problem, state, model, cutoff, history), overlap=share)
 
     fineness = oversampling if rounds > 1 else 1
-    smooth = descend(_smooth_problem(spectra, fixed[1], mask, matrix, fineness, light), 0.1 * _SETTLED_PX)
-    matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
+    for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
+        smooth = descend(_smooth_problem(spectra, fixed[1], mask, matrix, fineness, light), 0.1 * _SETTLED_PX)
+        moved = corner_distance(matrix[0].numpy(), smooth.moving_from_fixed, _size(fixed[0]))
+        matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
+        if moved < _SETTLED_PX or rounds == 1:
+            break
     if rounds == 1 or _corner_sigma(smooth) < enough_px:
         return smooth
     mask = _border_mask(_plain(*spectra, fixed[1], mask, oversampling), matrix, moving[1])
@@ -110,7 +116,14 @@ def polish(
         matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
         if moved < _SETTLED_PX:
             break
-    return sharp if _agrees(smooth, sharp, _size(fixed[0])) else smooth
+    # The noise of the pictures is what the unblurred ones show, whichever answer stands.
+    return sharp if _agrees(smooth, sharp, _size(fixed[0])) else replace(smooth, noise=sharp.noise)
+
+
+def _overlap(fixed_weight: Weight, moving_weight: Weight, matrix: Matrix) -> float:
+    """Share of the fixed picture's weight under which there is moving picture."""
+    seen, valid = sample_grid(moving_weight, matrix, _size(fixed_weight))
+    return float((seen * valid * fixed_weight).sum() / fixed_weight.sum().clamp_min(1e-9))
 
 
 def _size(image: Image) -> tuple[int, int]:
@@ -118,14 +131,15 @@ def _size(image: Image) -> tuple[int, int]:
 
 
 def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool:
-    """Whether the answer from all frequencies is predicted the better one, and lies where the smooth one allows.
+    """Whether the answer from all frequencies is predicted about as good, and lies where the smooth one allows.
 
     Fine detail knows more, but what cameras alias and codecs drop is not noise: it is shared, and can pull a shift by
     some hundredths of a pixel while its error bar shrinks. Blurred pictures do not feel it.
     """
     first, second = _corner_sigma(smooth), _corner_sigma(sharp)
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
-    return second < first and apart < _APART * math.hypot(first, second)
+    # Two estimates of a sigma scatter: always to take the smaller would be to take the one that flatters.
+    return second < 1.5 * first and apart < _APART * math.hypot(first, second)
 
 
 def _corner_sigma(answer: Polished) -> float:
@@ -169,7 +183,9 @@ def _problem(
     gain = _local_gain(view, light)
     noise = noise_model(*(_relit(view, gain) if gain is not None else view))
     if noise.whitening is not None:
-        fixed, moving = (s.filtered(noise.whitening.on(s)) for s in (fixed, moving))
+        scale = local_scale(matrix[0].numpy(), problem.size_hw)
+        fixed = fixed.filtered(noise.whitening.on(fixed))
+        moving = moving.filtered(noise.whitening.on(moving, scale))
         problem = _plain(fixed, moving, fixed_weight, mask, oversampling)
         view = _view(problem, matrix)
         gain = _local_gain(view, True) if gain is not None else None
@@ -191,7 +207,11 @@ def _smooth_problem(
     light: bool | None,
 ) -> Problem:
     """Both pictures blurred alike, for the first round: what is noise is not known yet."""
-    fixed, moving = (s.filtered(gaussian_response(s.frame_hw, 1.0, s.values.real)) for s in spectra)
+    scale = local_scale(matrix[0].numpy(), spectra[0].size_hw)
+    fixed, moving = (
+        s.filtered(gaussian_response(s.frame_hw, max(1.0, k), s.values.real))
+        for s, k in zip(spectra, (1 / scale, scale), strict=True)
+    )
     # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
     problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, oversampling, _SMOOTH_MARGIN)
     view = _view(problem, matrix)

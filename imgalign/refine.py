@@ -196,12 +196,15 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
 
 
 def turned(moving: Image, matrices: Matrix) -> Image:
-    """Turn the double-angle channels back by each hypothesis' own rotation."""
-    a = matrices[:, :2, :2]
+    """Turn the double-angle channels back by each hypothesis' own rotation, and reflect them where it mirrors."""
+    flip = torch.where(torch.linalg.det(matrices[:, :2, :2]) < 0, -1.0, 1.0).to(matrices.dtype)
+    # A mirror image is a rotation after a reflection of x.
+    columns = torch.stack([flip, torch.ones_like(flip)], 1)
+    a = matrices[:, :2, :2] * columns[:, None]
     angle = 2 * torch.atan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])
-    c, s = (f(angle).to(moving.dtype)[:, None, None] for f in (torch.cos, torch.sin))
+    c, s, f = (t.to(moving.dtype)[:, None, None] for t in (torch.cos(angle), torch.sin(angle), flip))
     re, im = moving[:, -2], moving[:, -1]
-    return torch.cat([moving[:, :-2], (c * re + s * im)[:, None], (c * im - s * re)[:, None]], 1)
+    return torch.cat([moving[:, :-2], (c * re + s * im)[:, None], (f * (c * im - s * re))[:, None]], 1)
 
 
 def _normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image, Tensor, Tensor]:

@@ -25,17 +25,17 @@ _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 
 # Logistic regression on pairs rendered by benchmarks.pairs (seeds apart from those that score), fitted by
 # `python -m benchmarks.calibrate`; see docs/method.md.
-_INTERCEPT = -7.590
+_INTERCEPT = -12.345
 _WEIGHTS = {
-    "peak": 0.554,
-    "parts": 7.694,
-    "sharpness": 1.699,
-    "precision": -0.124,
-    "overlap": 1.432,
-    "margin": 0.961,
-    "correlation": 0.658,
-    "likeness": -3.441,
-    "strength": 0.941,
+    "peak": 1.227,
+    "parts": 7.160,
+    "sharpness": 1.641,
+    "precision": -0.140,
+    "overlap": 1.123,
+    "margin": 1.243,
+    "correlation": 0.728,
+    "likeness": -4.405,
+    "strength": 1.949,
 }
 
 

@@ -255,7 +255,7 @@ def test_a_start_without_overlap_is_an_answer_that_is_not_trusted():
         ({"precision": 0.0}, "precision must be above 0"),
         ({"precision": float("nan")}, "precision must be above 0"),
         ({"max_shift": -2}, "max_shift must be above 0"),
-        pytest.param({"max_rotation": -2}, "max_rotation", marks=pytest.mark.xfail(strict=False, reason="not checked")),
+        ({"max_rotation": -2}, "max_rotation must be 0 or more"),
         ({"max_scale": 0.5}, "max_scale is a factor of 1 or more"),
         ({"trust": 1.5}, "trust is a probability"),
         ({"threads": 0}, "threads must be 1 or more"),
