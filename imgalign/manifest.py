@@ -91,7 +91,9 @@ class Manifest:
         except (csv.Error, ValueError) as error:
             raise error if isinstance(error, OptionError) else OptionError(f"{self.name}: {error}") from error
         finally:
-            text.detach()
+            # A pass that was broken off ends when it is collected, perhaps after `close`.
+            if not self._file.closed:
+                text.detach()
 
     def close(self) -> None:
         """Close the file; the temporary copy goes with it."""
