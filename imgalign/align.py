@@ -28,8 +28,7 @@ from imgalign.sampling import KERNELS, sample_grid
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
 
-_BASE_PIXELS = 1.3e6  # up to this size the finest level is always used; above it, as far as the precision asks
-_LARGE_PIXELS = 5e5  # beyond, a picture is polished no further than the precision asks
+_BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _SURE = 0.97  # a cheap start with this probability needs no search
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
@@ -258,7 +257,7 @@ class Pair:
             self.model,
             rounds=rounds,
             # On large pictures the finest detail costs more than it is worth once the precision is reached.
-            enough_px=0.5 * self.wanted.precision / reduction if math.prod(self.size_hw) > _LARGE_PIXELS else 0.0,
+            enough_px=0.5 * self.wanted.precision / reduction if math.prod(self.size_hw) > _BASE_PIXELS else 0.0,
             iterations=self.wanted.iterations or 10,
             robust=self.wanted.loss in ("auto", "robust", "lncc"),
             light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),

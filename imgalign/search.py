@@ -4,8 +4,7 @@ Each rotation and scale of the moving picture is correlated with the fixed one a
 with masks: a correlation over the overlap of each shift, normalised by the energy in it (Padfield 2012,
 "Masked object registration in the Fourier domain"). What is correlated is the orientation field of the edges
 (`appearance.orientation`), a complex number a pixel, on pictures of about a hundred pixels: it holds under
-uneven light, inverted contrast and most changes of modality. On photographs it ranks a near hypothesis first
-where grey values, normalised alike, sometimes do not rank it at all (see docs/method.md).
+uneven light, inverted contrast and most changes of modality.
 """
 
 import math
