@@ -20,5 +20,4 @@ Params: TypeAlias = Annotated[Tensor, "B P"]
 Pixels: TypeAlias = NDArray[Any]  # (H, W) or (H, W, C), as a file or a caller gives them
 Matrix3: TypeAlias = NDArray[np.float64]  # (3, 3)
 
-ModelName = Literal["translate", "rigid", "similarity", "affine", "homography"]
 SamplerName = Literal["nearest", "bilinear", "cubic"]

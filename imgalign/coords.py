@@ -94,14 +94,3 @@ def grid_sample_coordinates(points: Tensor, size_hw: tuple[int, int]) -> Tensor:
     scale = torch.tensor([2 / w, 2 / h], dtype=points.dtype, device=points.device)
     shift = torch.tensor([1 / w - 1, 1 / h - 1], dtype=points.dtype, device=points.device)
     return torch.addcmul(shift, points, scale)
-
-
-def affine_theta(moving_from_fixed: Matrix3, fixed_hw: tuple[int, int], moving_hw: tuple[int, int]) -> Matrix3:
-    """The matrix in normalised coordinates of both images (its first two rows are `affine_grid`'s `theta`)."""
-
-    def normalised_from_pixel(size_hw: tuple[int, int]) -> Matrix3:
-        h, w = size_hw
-        return np.array([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1.0]])
-
-    theta = normalised_from_pixel(moving_hw) @ moving_from_fixed @ np.linalg.inv(normalised_from_pixel(fixed_hw))
-    return np.asarray(theta / theta[2, 2])

@@ -23,8 +23,8 @@ _PARTS = 5  # the picture is divided in so many by so many
 _REACH = 0.06  # of the longer side: the displacements tried
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 
-# Logistic regression on pairs rendered by benchmarks.pairs (seeds apart from those that score), fitted by
-# `python -m benchmarks.calibrate`; see docs/method.md.
+# Logistic regression on pairs rendered by benchmarks.pairs (seeds apart from those that score), pooled over
+# two runs of `python -m benchmarks.calibrate`; see docs/method.md.
 _INTERCEPT = -12.345
 _WEIGHTS = {
     "peak": 1.227,

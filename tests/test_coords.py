@@ -4,7 +4,6 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from imgalign.coords import (
-    affine_theta,
     apply_matrix,
     centre_normalisation,
     corners,
@@ -14,6 +13,7 @@ from imgalign.coords import (
     mapped_grid,
     pixel_grid,
 )
+from imgalign.decompose import theta_of
 
 TILTED = np.array([[1.1, 0.2, -3.0], [-0.1, 0.9, 2.0], [1e-3, -2e-3, 1.0]])
 
@@ -74,9 +74,9 @@ def test_grid_sample_coordinates_read_the_named_pixel():
     assert grid_sample(image, grid[:, None], align_corners=False).flatten().tolist() == pytest.approx([13.0, 0.5])
 
 
-def test_affine_theta_shifts_by_pixels_through_affine_grid():
+def test_theta_shifts_by_pixels_through_affine_grid():
     image = torch.rand(1, 1, 6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     shift = np.array([[1, 0, 2.0], [0, 1, -1.0], [0, 0, 1]])
-    theta = torch.as_tensor(affine_theta(shift, (4, 5), (6, 9)))[None, :2]
+    theta = torch.as_tensor(theta_of(shift, (4, 5), (6, 9)))[None]
     warped = grid_sample(image, affine_grid(theta, [1, 1, 4, 5], align_corners=False), align_corners=False)
     np.testing.assert_allclose(warped[0, 0, 1:, :].numpy(), image[0, 0, :3, 2:7].numpy(), atol=1e-12)
