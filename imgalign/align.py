@@ -30,6 +30,7 @@ from imgalign.transforms import Model, corner_distance, get_model, local_scale
 
 _BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
+_LIKE = 0.02  # of the longer side: starts nearer to each other than this lead to one answer
 _SURE = 0.97  # a cheap start with this probability needs no search
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
@@ -123,6 +124,7 @@ def align(
             raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
         torch.set_num_threads(threads)
     where = _device(device)
+    _keep_freed_memory()
     batched = [x.shape[0] for x in (fixed, moving) if isinstance(x, Tensor) and x.ndim == 4]
     with torch.no_grad():
         if not batched:
@@ -144,6 +146,15 @@ def align(
             )
             for i in range(batched[0])
         )
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator hold on to what is freed: planes come and go by the hundred.
+
+    The GNU C library gives large blocks back to the system when freed, and takes them anew page by page, a third of
+    the running time here. It stops doing so up to the size of the largest block that it has seen freed (and 32 MiB).
+    """
+    torch.empty(33_000_000, dtype=torch.uint8)
 
 
 def _check(wanted: Wanted, init: Any) -> None:
@@ -313,7 +324,11 @@ class Pair:
         if init == "center":
             return [Hypothesis(centre, 0.0)]
         shifts = self._search(full_range("translate", 0, 1, False), peaks=12 if self.model.name == "translate" else 3)
-        return shifts if init == "phase" else [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
+        if init == "phase":
+            return shifts
+        return distinct(
+            [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)], self.size_hw, _LIKE * max(self.size_hw), 5
+        )
 
     def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
         """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""

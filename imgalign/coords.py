@@ -66,7 +66,12 @@ def pixel_grid(size_hw: tuple[int, int], like: Tensor) -> Points:
 
 
 def mapped_grid(matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Where `(B, 3, 3)` matrices take all pixels of an image: `(B, H, W, 2)` points in pixels.
+    """Where `(B, 3, 3)` matrices take all pixels of an image: `(B, H, W, 2)` points in pixels."""
+    return interleaved(*mapped_planes(matrix, size_hw, dtype))
+
+
+def mapped_planes(matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`mapped_grid` as two planes, x and y, each `(B, H, W)`: arithmetic on planes is several times faster.
 
     Built row by column from the matrix (in its own, usually double, precision): one fused pass instead of a
     product with a stored grid.
@@ -81,11 +86,18 @@ def mapped_grid(matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype) ->
         along_y = (m[:, 1, None] * y + m[:, 2, None]).to(dtype)
         return along_x[:, None, :] + along_y[:, :, None]
 
-    out = torch.stack([plane(0), plane(1)], -1)
+    out_x, out_y = plane(0), plane(1)
     if bool((matrix[:, 2, :2] != 0).any()) or bool((matrix[:, 2, 2] != 1).any()):
-        depth = plane(2)[..., None]
-        out = torch.where(depth > 1e-6, out / depth.clamp_min(1e-6), torch.full_like(out, 1e9))
-    return out
+        depth = plane(2)
+        behind = depth <= 1e-6
+        depth = depth.clamp_min(1e-6)
+        out_x, out_y = ((out / depth).masked_fill_(behind, 1e9) for out in (out_x, out_y))
+    return out_x, out_y
+
+
+def interleaved(x: Tensor, y: Tensor) -> Tensor:
+    """Two planes as points, `(..., 2)`. A complex number is such a pair, and writing one is a single pass."""
+    return torch.view_as_real(torch.complex(x, y))
 
 
 def grid_sample_coordinates(points: Tensor, size_hw: tuple[int, int]) -> Tensor:

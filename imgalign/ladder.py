@@ -13,7 +13,7 @@ from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
 from imgalign.pyramid import masked_blur, shrink
 from imgalign.refine import Problem, State, refine
-from imgalign.sampling import Reader
+from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.transforms import MODELS, Model, local_scale
 
@@ -70,8 +70,7 @@ class Ladder:
             if blur_sigma > 0:
                 ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
             gx, gy = central_differences(ff)
-            mask = None if bool((wm > 0.999).all()) else wm
-            reader = Reader(fm, mask, (fm.shape[-2], fm.shape[-1]))
+            reader = Reader(fm, mask_or_none(wm), (fm.shape[-2], fm.shape[-1]))
             own = level_from_full(self._reduction)
             self._rungs[key] = Rung(
                 Problem(ff, gx, gy, wf, reader, oriented=True),
@@ -127,9 +126,9 @@ class Ladder:
                     blurred, start, simple, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
                 )
                 far = refine(
-                    blurred, far.matrices, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
+                    blurred, far.final, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
                 )
-                starts.append(far.matrices)
+                starts.append(far.final)
             state = refine(rung.problem, torch.cat(starts), model, iterations=12, tolerance_px=0.02, hold_overlap=first)
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)
@@ -137,15 +136,15 @@ class Ladder:
 
 def _eased(problem: Problem, start: torch.Tensor) -> torch.Tensor:
     """A homography starts from the best affine: perspective is free only when the rest is near."""
-    return refine(problem, start, MODELS["affine"], iterations=8, tolerance_px=0.05, hold_overlap=True).matrices
+    return refine(problem, start, MODELS["affine"], iterations=8, tolerance_px=0.05, hold_overlap=True).final
 
 
 def _ranked(state: State, rung: Rung) -> list[Hypothesis]:
     pixels = state.overlap * float(rung.problem.weight.sum())
     score = torch.atanh(state.correlation.clamp(0, 0.999)) * pixels.clamp_min(0).sqrt()
-    finite = torch.isfinite(state.matrices).all((1, 2)) & (state.overlap > 0)
+    finite = torch.isfinite(state.final).all((1, 2)) & (state.overlap > 0)
     return [
         Hypothesis(rung.to_full(m.numpy()), float(s))
-        for m, s, ok in zip(state.matrices, score, finite, strict=True)
+        for m, s, ok in zip(state.final, score, finite, strict=True)
         if ok
     ]

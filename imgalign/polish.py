@@ -7,27 +7,29 @@ image, the Wiener-filtered mean of both, so that noise does not enter as structu
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Matrix, Matrix3, Weight
-from imgalign.coords import mapped_grid
-from imgalign.pyramid import blur, gaussian_response
+from imgalign.coords import mapped_planes
+from imgalign.light import View, changing_light, mean
+from imgalign.pyramid import gaussian_response
 from imgalign.refine import Problem, State, refine, tile_scores
-from imgalign.sampling import sample_grid
+from imgalign.sampling import mask_or_none
 from imgalign.spectral import NoiseModel, Spectrum, inner_weight, noise_model, spectrum, spline_reader
 from imgalign.transforms import Model, corner_distance, local_scale
 
 _CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
-_LIGHT_SIGMA = 12.0  # pixels over which light may change
-_LIGHT_WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
 _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
+_ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
 _SMOOTH_MARGIN = 4  # pixels at the border that the first, blurred round leaves out
+_BLOCK = 4  # pixels a side over which local contrast is taken
+_TRUST_PIXELS = 12000  # enough of them to see how residuals grow with it
 _BORDER = 8  # pixels from the border whose interpolation may be worse
 
 
@@ -86,10 +88,11 @@ def polish(
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
     """
     cutoff = _CUTOFF if robust else math.inf
-    scale = local_scale(moving_from_fixed, (fixed[0].shape[-2], fixed[0].shape[-1]))
+    size_hw = _size(fixed[0])
+    scale = local_scale(moving_from_fixed, size_hw)
     # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).
     spectra = _matched(spectrum(*fixed), 1 / scale), _matched(spectrum(*moving), scale)
-    mask = moving[1] if bool((moving[1] < 0.999).any()) else None
+    mask = mask_or_none(moving[1])
     matrix = torch.as_tensor(moving_from_fixed)[None]
     history: list[float] = []
 
@@ -97,33 +100,31 @@ def polish(
         state = refine(
             problem, matrix, model, iterations=iterations, tolerance_px=tolerance, cutoff=cutoff, history=history
         )
-        share = _overlap(fixed[1], moving[1], state.matrices)
-        return replace(_polished(problem, state, model, cutoff, history), overlap=share)
+        return _polished(problem, state, model, cutoff, history)
 
-    fineness = oversampling if rounds > 1 else 1
+    blurred = _blurred(spectra, fixed[1], mask, scale)
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
-        smooth = descend(_smooth_problem(spectra, fixed[1], mask, matrix, fineness, light), 0.1 * _SETTLED_PX)
-        moved = corner_distance(matrix[0].numpy(), smooth.moving_from_fixed, _size(fixed[0]))
+        problem = _smooth_problem(blurred, fixed[1], matrix, light)
+        smooth = descend(problem, 0.1 * _SETTLED_PX)
+        moved = corner_distance(matrix[0].numpy(), smooth.moving_from_fixed, size_hw)
         matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
-        if moved < _SETTLED_PX or rounds == 1:
+        if moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
             break
-    if rounds == 1 or _corner_sigma(smooth) < enough_px:
-        return smooth
-    mask = _border_mask(_plain(*spectra, fixed[1], mask, oversampling), matrix, moving[1])
-    for _ in range(rounds - 1):
-        sharp = descend(_problem(spectra, fixed[1], mask, matrix, oversampling, light), tolerance_px)
-        moved = corner_distance(matrix[0].numpy(), sharp.moving_from_fixed, _size(fixed[0]))
-        matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
-        if moved < _SETTLED_PX:
-            break
-    # The noise of the pictures is what the unblurred ones show, whichever answer stands.
-    return sharp if _agrees(smooth, sharp, _size(fixed[0])) else replace(smooth, noise=sharp.noise)
-
-
-def _overlap(fixed_weight: Weight, moving_weight: Weight, matrix: Matrix) -> float:
-    """Share of the fixed picture's weight under which there is moving picture."""
-    seen, valid = sample_grid(moving_weight, matrix, _size(fixed_weight))
-    return float((seen * valid * fixed_weight).sum() / fixed_weight.sum().clamp_min(1e-9))
+    answer = smooth
+    if rounds > 1 and not _corner_sigma(smooth) < enough_px:
+        plain = _plain(*spectra, fixed[1], mask, oversampling)
+        plain = replace(plain, moving=replace(plain.moving, mask=_border_mask(plain, matrix, moving[1])))
+        for _ in range(rounds - 1):
+            sharp = descend(_problem(plain, spectra, matrix, oversampling, light), tolerance_px)
+            moved = corner_distance(matrix[0].numpy(), sharp.moving_from_fixed, size_hw)
+            matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
+            if moved < _SETTLED_PX:
+                break
+        # The noise of the pictures is what the unblurred ones show, whichever answer stands.
+        answer = sharp if _agrees(smooth, sharp, size_hw) else replace(smooth, noise=sharp.noise)
+    everywhere = replace(blurred.moving, margin=0.0)
+    weight = everywhere.on_grid(torch.as_tensor(answer.moving_from_fixed)[None], size_hw)[1] * fixed[1]
+    return replace(answer, overlap=float(weight.sum() / fixed[1].sum().clamp_min(1e-9)))
 
 
 def _size(image: Image) -> tuple[int, int]:
@@ -148,9 +149,8 @@ def _corner_sigma(answer: Polished) -> float:
 
 
 def _polished(problem: Problem, state: State, model: Model, cutoff: float, history: list[float]) -> Polished:
-    matrix = state.matrices[0]
     return Polished(
-        moving_from_fixed=(matrix / matrix[2, 2]).numpy(),
+        moving_from_fixed=(state.final[0] / state.final[0, 2, 2]).numpy(),
         covariance=_covariance(problem, state, model, cutoff),
         correlation=float(state.correlation[0]),
         overlap=float(state.overlap[0]),
@@ -169,59 +169,46 @@ def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
 
 
 def _problem(
-    spectra: tuple[Spectrum, Spectrum],
-    fixed_weight: Weight,
-    mask: Tensor | None,
-    matrix: Matrix,
-    oversampling: int,
-    light: bool | None,
+    plain: Problem, spectra: tuple[Spectrum, Spectrum], matrix: Matrix, oversampling: int, light: bool | None
 ) -> Problem:
     """Both pictures as they are best compared, from where the transform stands now."""
-    fixed, moving = spectra
-    problem = _plain(fixed, moving, fixed_weight, mask, oversampling)
-    view = _view(problem, matrix)
-    gain = _local_gain(view, light)
-    noise = noise_model(*(_relit(view, gain) if gain is not None else view))
+    problem, view = plain, _view(plain, matrix)
+    found = changing_light(view, light)
+    noise = noise_model(*(view if found is None else found.on(view)))
     if noise.whitening is not None:
+        fixed, moving = spectra
         scale = local_scale(matrix[0].numpy(), problem.size_hw)
         fixed = fixed.filtered(noise.whitening.on(fixed))
         moving = moving.filtered(noise.whitening.on(moving, scale))
-        problem = _plain(fixed, moving, fixed_weight, mask, oversampling)
+        problem = _plain(fixed, moving, plain.weight, plain.moving.mask, oversampling)
         view = _view(problem, matrix)
-        gain = _local_gain(view, True) if gain is not None else None
-    if gain is not None:
-        around = _around(view[2])
-        problem = replace(problem, fixed=view[0] - around(view[0]), gain=gain, offset=gain * around(view[1]))
-        view = _relit(view, gain)
+        found = None if found is None else changing_light(view, True)
+    if found is not None:
+        problem, view = found.solved(problem), found.on(view)
     gradient_x, gradient_y = _common_gradient(view, noise)
-    weight = fixed_weight * _trust(view)
-    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight)
+    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=plain.weight * _trust(view))
 
 
-def _smooth_problem(
-    spectra: tuple[Spectrum, Spectrum],
-    fixed_weight: Weight,
-    mask: Tensor | None,
-    matrix: Matrix,
-    oversampling: int,
-    light: bool | None,
-) -> Problem:
+def _blurred(spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, scale: float) -> Problem:
     """Both pictures blurred alike, for the first round: what is noise is not known yet."""
-    scale = local_scale(matrix[0].numpy(), spectra[0].size_hw)
     fixed, moving = (
         s.filtered(gaussian_response(s.frame_hw, max(1.0, k), s.values.real))
         for s, k in zip(spectra, (1 / scale, scale), strict=True)
     )
-    # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
-    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, oversampling, _SMOOTH_MARGIN)
-    view = _view(problem, matrix)
-    gain = _local_gain(view, light)
-    if gain is not None:
-        around = _around(view[2])
-        flat = view[0] - around(view[0])
-        problem = replace(problem, fixed=flat, gain=gain, offset=gain * around(view[1]))
-        fixed = spectrum(flat, fixed_weight)
+    # What the blur makes of the guess beyond the border would pull: a margin is left out of both. A blurred picture
+    # holds little that a spline on its own pixels would miss.
+    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, 1, _SMOOTH_MARGIN)
     gradient_x, gradient_y = fixed.derivatives()
+    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
+
+
+def _smooth_problem(blurred: Problem, fixed_weight: Weight, matrix: Matrix, light: bool | None) -> Problem:
+    """The blurred pictures under one light, from where the transform stands now."""
+    found = changing_light(_view(blurred, matrix), light)
+    if found is None:
+        return blurred
+    problem = found.solved(blurred)
+    gradient_x, gradient_y = spectrum(problem.fixed, fixed_weight).derivatives()
     return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
 
 
@@ -237,62 +224,20 @@ def _plain(
     return Problem(image, image, image, fixed_weight, spline_reader(moving, mask, oversampling, margin))
 
 
-_View = tuple[Image, Image, Weight]  # the fixed picture, the moving one read on its pixels, where both are seen
+def _view(problem: Problem, matrix: Matrix) -> View:
+    return View(problem.fixed, *problem.read(matrix))
 
 
-def _view(problem: Problem, matrix: Matrix) -> _View:
-    points = mapped_grid(matrix, problem.size_hw, problem.fixed.dtype)
-    return problem.fixed, problem.moving.values(points), problem.moving.weights(points) * problem.weight
-
-
-def _around(valid: Weight) -> Callable[[Image], Image]:
-    """A function that takes the mean over the light's scale around each pixel, where both pictures are seen."""
-    below = blur(valid, _LIGHT_SIGMA).clamp_min(1e-3)
-    return lambda x: blur(x * valid, _LIGHT_SIGMA) / below
-
-
-def _mean(x: Tensor, valid: Weight) -> Tensor:
-    return (x * valid).sum() / valid.sum().clamp_min(1e-6)
-
-
-def _local_gain(view: _View, wanted: bool | None) -> Image | None:
-    """A gain that changes slowly over the picture, or None where one gain and one bias explain nearly as much.
-
-    It is the regression of the fixed on the moving picture around each pixel, drawn to the global one where there is
-    little to tell, and takes vignetting, gamma and tone curves along, local inversions by its sign.
-    """
-    if wanted is False:
-        return None
-    fixed, warped, valid = view
-    around = _around(valid)
-    f, m = fixed - around(fixed), warped - around(warped)
-    variance, covariance = around(m * m).clamp_min(0), around(f * m)
-    mean_variance, mean_covariance = _mean(m * m, valid), _mean(f * m, valid)
-    one_gain = mean_covariance / mean_variance.clamp_min(1e-20)
-    prior = 0.1 * mean_variance + 1e-20
-    gain = (covariance + prior * one_gain) / (variance + prior)
-    one = (fixed - _mean(fixed, valid)) - one_gain * (warped - _mean(warped, valid))
-    left_by_one = _mean((one - _mean(one, valid)) ** 2, valid)
-    left_by_many = _mean((f - gain * m) ** 2, valid)
-    return gain if wanted or float(left_by_many) < _LIGHT_WORTH * float(left_by_one) else None
-
-
-def _relit(view: _View, gain: Image) -> _View:
-    fixed, warped, valid = view
-    around = _around(valid)
-    return fixed - around(fixed), gain * (warped - around(warped)), valid
-
-
-def _standardised(view: _View) -> tuple[Image, Image, Tensor]:
+def _standardised(view: View) -> tuple[Image, Image, Tensor]:
     """Both at zero mean and unit contrast, the moving one at the sign of the fixed; and the fixed one's contrast."""
     fixed, warped, valid = view
-    f, m = fixed - _mean(fixed, valid), warped - _mean(warped, valid)
-    contrast = _mean(f * f, valid).sqrt().clamp_min(1e-12)
-    m = m * _mean(m * m, valid).clamp_min(1e-24).rsqrt() * torch.where(_mean(f * m, valid) < 0, -1.0, 1.0)
+    f, m = fixed - mean(fixed, valid), warped - mean(warped, valid)
+    contrast = mean(f * f, valid).sqrt().clamp_min(1e-12)
+    m = m * mean(m * m, valid).clamp_min(1e-24).rsqrt() * torch.where(mean(f * m, valid) < 0, -1.0, 1.0)
     return f / contrast, m, contrast
 
 
-def _common_gradient(view: _View, noise: NoiseModel) -> tuple[Image, Image]:
+def _common_gradient(view: View, noise: NoiseModel) -> tuple[Image, Image]:
     """Gradients of the Wiener-filtered mean of both pictures; of the fixed one where it is alone."""
     f, m, contrast = _standardised(view)
     common = torch.where(view[2] > 0, 0.5 * (f + m), f) * contrast
@@ -300,22 +245,22 @@ def _common_gradient(view: _View, noise: NoiseModel) -> tuple[Image, Image]:
     return s.filtered(noise.denoising.on(s)).derivatives()
 
 
-def _trust(view: _View) -> Weight:
+def _trust(view: View) -> Weight:
     """Weight by local contrast: residuals that grow with it (blur, light, small shifts of parts) count less there.
 
     The residual's variance is fitted as a constant plus a share of the local signal power, over classes of pixels of
     like power. Where noise is the same everywhere the share is nothing, and so all pixels count alike.
     """
     f, m, _ = _standardised(view)
-    valid = view[2]
-    below = blur(valid, 2.0).clamp_min(1e-3)
-    power = (blur(0.5 * (f * f + m * m) * valid, 2.0) / below).clamp_min(0)
-    error = ((f - m) ** 2).flatten()
-    inside = torch.nonzero(valid.flatten() > 0.5).flatten()
-    if len(inside) < 400:
+    valid = view.valid
+    below = nn.avg_pool2d(valid, _BLOCK, ceil_mode=True).clamp_min(1e-3)
+    power = nn.avg_pool2d(0.5 * (f * f + m * m) * valid, _BLOCK, ceil_mode=True) / below
+    power = nn.interpolate(power, size=_size(valid), mode="bilinear")
+    stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
+    seen, p, e = (x[0, 0, ::stride, ::stride].flatten() for x in (valid, power, (f - m).square_()))
+    p, e = p[seen > 0.5], e[seen > 0.5]
+    if len(p) < 400:
         return torch.ones_like(valid)
-    inside = inside[:: max(1, len(inside) // 40000)]
-    p, e = power.flatten()[inside], error[inside]
     classes = torch.argsort(p).tensor_split(12)
     # The median is deaf to occluders; over a normal residual's square it is 0.455 of the mean.
     x = torch.stack([p[c].mean() for c in classes]).double()
@@ -334,27 +279,29 @@ def _border_mask(problem: Problem, matrix: Matrix, weight: Weight) -> Weight | N
     How much is seen in the residuals themselves, by distance from the border.
     """
     view = _view(problem, matrix)
-    gain = _local_gain(view, None)
-    f, m, _ = _standardised(view if gain is None else _relit(view, gain))
-    fixed, _, valid = view
-    error = (f - m) ** 2
+    light = changing_light(view, None)
+    f, m, _ = _standardised(view if light is None else light.on(view))
+    error = (f - m).square_()
     h, w = weight.shape[-2:]
-    points = mapped_grid(matrix, problem.size_hw, fixed.dtype)
-    x, y = points[..., 0], points[..., 1]
-    distance = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y))[:, None]
-    inner = error[(valid > 0.5) & (distance > _BORDER)]
+    x, y = mapped_planes(matrix, problem.size_hw, f.dtype)
+    distance = torch.minimum(
+        (w - 1) / 2 - (x - (w - 1) / 2).abs_(), (h - 1) / 2 - (y - (h - 1) / 2).abs_()
+    )  # from the border, inwards
+    distance = torch.where(view.valid[0] > 0.5, distance, -1.0)[0]
+    inner = error[0, 0, ::4, ::4][distance[::4, ::4] > _BORDER]
     if len(inner) < 100:
-        return None
+        return mask_or_none(weight)
     usual = float(inner.median())
+    near = torch.nonzero((distance >= 0) & (distance < _BORDER), as_tuple=True)
+    rings, errors = distance[near].long(), error[0, 0][near]
     trust = []
     for d in range(_BORDER):
-        ring = error[(valid > 0.5) & (distance >= d) & (distance < d + 1)]
+        ring = errors[rings == d]
         # A third more than usual is what differs by chance; beyond, errors are alike along the border and count twice.
         trust.append(min(1.0, 1.3 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
     table = torch.tensor([*torch.cummax(torch.tensor(trust), 0).values, 1.0], dtype=weight.dtype)
     rows, columns = (torch.minimum(torch.arange(n), n - 1 - torch.arange(n)).clamp_max(_BORDER) for n in (h, w))
-    mask = weight * table[torch.minimum(rows[:, None], columns)]
-    return mask if bool((mask < 0.999).any()) else None
+    return mask_or_none(weight * table[torch.minimum(rows[:, None], columns)])
 
 
 def _covariance(problem: Problem, state: State, model: Model, cutoff: float) -> Tensor:

@@ -11,7 +11,7 @@ linear read between them (Sigg and Hadwiger 2005, GPU Gems 2, chapter 20; true o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,13 +19,16 @@ import torch.nn.functional as nn
 from torch import Tensor
 from torch.autograd import Function
 
-from imgalign._types import Image, Matrix, Points, Samples, Valid
-from imgalign.coords import grid_sample_coordinates, mapped_grid
+from imgalign._types import Image, Matrix, Points, Samples, Valid, Weight
+from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, mapped_planes
 from imgalign.errors import OptionError, ShapeError
 
 KERNELS = ("nearest", "bilinear", "cubic")
 _POLE = 3**0.5 - 2  # of the cubic B-spline's inverse filter
 _PAD = 2  # spline taps reach two pixels past the border
+_SLACK = 1e-7  # of the longer side: half the last bit of a float32 coordinate, so that the identity keeps its borders
+_IN_CACHE = 1 << 16  # points that are read in one go
+_WORTH_SHARING = 4096  # points a thread, below which another thread only costs
 
 
 def sample(image: Image, points: Points, kernel: str = "bilinear") -> tuple[Samples, Valid]:
@@ -77,8 +80,7 @@ def sample_grid(
 def inside(points: Tensor, size_hw: tuple[int, int], margin: float = 0.0) -> Tensor:
     """True where a point lies within the outermost pixel centres, plus `margin` pixels: `(..., 2)` to `(...)`."""
     h, w = size_hw
-    # Half the last bit of a float32 coordinate is forgiven, so that the identity keeps its last row and column.
-    slack = margin + 1e-7 * max(h, w)
+    slack = margin + _SLACK * max(h, w)
     x, y = points[..., 0], points[..., 1]
     return (x >= -slack) & (x <= w - 1 + slack) & (y >= -slack) & (y <= h - 1 + slack)
 
@@ -268,28 +270,103 @@ class Reader:
     oversampling: int = 1
     pad: int = 0
     margin: float = 0.0
+    _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
-    def values(self, points: Tensor) -> Tensor:
-        """`(B, C, h, w)` samples at `(B, h, w, 2)` points; outside the picture they mean nothing."""
-        limit = points.new_tensor([self.size_hw[1] - 1.0, self.size_hw[0] - 1.0])
-        at = torch.minimum(points.clamp_min(0), limit) * self.oversampling + self.pad
-        return _fold(self.plane, at, _spline_values if self.kernel == "cubic" else _grid_sample)
+    def on_grid(self, matrices: Matrix, size_hw: tuple[int, int]) -> tuple[Image, Weight]:
+        """Samples `(B, C, h, w)` and weights `(B, 1, h, w)` where `(B, 3, 3)` matrices take the pixels of a grid.
 
-    def weights(self, points: Tensor) -> Tensor:
+        The last samples are kept, not to be written to: what one step ends with, the next begins with.
+        """
+        x, y = mapped_planes(matrices, size_hw, self.plane.dtype)
+        last = self._last.get("values")
+        if last is not None and last[1].shape[-2:] == size_hw and torch.equal(last[0], matrices):
+            return last[1], self.weights(x, y)
+        values = self.values(x, y)
+        self._last["values"] = matrices.clone(), values
+        return values, self.weights(x, y)
+
+    def values(self, x: Tensor, y: Tensor) -> Tensor:
+        """`(B, C, h, w)` samples at points given as planes `(B, h, w)`; outside the picture they mean nothing."""
+        h, w = self.size_hw
+        at = torch.stack([t.clamp(0, n - 1) for t, n in ((x, w), (y, h))]).mul_(self.oversampling).add_(self.pad)
+        return _read_planes(self.plane, at, _spline_reads if self.kernel == "cubic" else _bilinear_reads)
+
+    def weights(self, x: Tensor, y: Tensor) -> Tensor:
         """`(B, 1, h, w)` weights: the mask where the picture is, zero elsewhere."""
-        valid = inside(points, self.size_hw, -self.margin)[:, None].to(self.plane.dtype)
-        return valid if self.mask is None else valid * _fold(self.mask, points, _grid_sample)
+        h, w = self.size_hw
+        # About the centre one comparison does for both borders.
+        slack = _SLACK * max(h, w) - self.margin
+        along_x, along_y = ((t - (n - 1) / 2).abs_() <= (n - 1) / 2 + slack for t, n in ((x, w), (y, h)))
+        valid = along_x.logical_and_(along_y)[:, None].to(self.plane.dtype)
+        if self.mask is None:
+            return valid
+        at = torch.stack([x.clamp(0, w - 1), y.clamp(0, h - 1)])
+        return valid.mul_(_read_planes(self.mask, at, _bilinear_reads))
 
 
-def _fold(image: Tensor, points: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Read at `(B, h, w, 2)` points; a shared image is read once at all rows' points, not copied for each."""
-    b, h, w = points.shape[:3]
-    if image.shape[0] == 1 and b > 1:
-        flat = read(image, points.reshape(1, b * h * w, 2))
-        return flat.reshape(-1, b, h, w).transpose(0, 1)
-    return read(image, points.reshape(b, h * w, 2)).unflatten(2, (h, w))
+def mask_or_none(weight: Weight) -> Weight | None:
+    """A mask as a `Reader` takes it: none where every pixel counts."""
+    return weight if bool((weight < 0.999).any()) else None
 
 
-def _spline_values(coefficients: Tensor, points: Tensor) -> Tensor:
-    # `read_spline` adds the spline's own padding; a Reader has counted it in `pad`.
-    return read_spline(coefficients, points - _PAD, gradient=False)[0]
+def _read_planes(image: Image, at: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Read `(1 or B, C, H, W)` at points in its own pixels, x and y planes `(2, B, h, w)`: `(B, C, h, w)`.
+
+    `grid_sample` reads one channel with vector instructions but several without, and shares the work among threads
+    by rows of the batch only. So channels and groups of points become rows. What passes through in one go stays in
+    the processor's cache.
+    """
+    b, h, w = at.shape[1:]
+    groups, channels = image.shape[:2]
+    threads, points = torch.get_num_threads(), b * h * w
+    if groups * channels == 1 and points % threads == 0 and points >= _WORTH_SHARING * threads:
+        groups = threads
+    rows = image.expand(groups, -1, -1, -1).transpose(0, 1).reshape(groups * channels, 1, *image.shape[-2:])
+    parts = at.reshape(2, groups, -1).split(max(1, _IN_CACHE // groups), -1)
+    out = torch.cat([read(rows, part) for part in parts], 1) if len(parts) > 1 else read(rows, parts[0])
+    return out.reshape(channels, b, h, w).transpose(0, 1).contiguous()
+
+
+def _bilinear_reads(rows: Tensor, at: Tensor) -> Tensor:
+    """Read `(R, 1, H, W)` at `(2, G, N)` points inside, `(R, N)`; each run of `G` rows at the same points."""
+    return _grid_reads(rows, *_to_grid(rows, at.clone()))
+
+
+def _spline_reads(rows: Tensor, at: Tensor) -> Tensor:
+    """`_bilinear_reads` of cubic B-splines from their coefficients, at points two pixels inside; see `read_spline`.
+
+    Two linear reads an axis stand for the spline's four taps.
+    """
+    base = at.floor()
+    t = at - base
+    # The share of the taps at -1 and 0, from 5/6 down to 1/6, and where between them the lower read lies; so above.
+    share = _polynomial(t, 5 / 6, -1 / 2, -1 / 2, 1 / 3)
+    low = _polynomial(t, 2 / 3, 0, -1, 1 / 2).div_(share).add_(base).sub_(1)
+    high = t.pow_(3).div_(torch.sub(6, share, alpha=6)).add_(base).add_(1)
+    (x_low, y_low), (x_high, y_high) = _to_grid(rows, low), _to_grid(rows, high)
+    if len(rows) > at.shape[1]:
+        share = share.repeat(1, len(rows) // at.shape[1], 1)
+    share_x, share_y = share
+    below, above = (
+        torch.lerp(_grid_reads(rows, x_high, y), _grid_reads(rows, x_low, y), share_x) for y in (y_low, y_high)
+    )
+    return torch.lerp(above, below, share_y)
+
+
+def _polynomial(t: Tensor, c0: float, c1: float, c2: float, c3: float) -> Tensor:
+    """`c0 + c1 t + c2 t^2 + c3 t^3`, in as few passes as there are."""
+    one, two = t.new_tensor([c0, c1])
+    return torch.addcmul(one, torch.addcmul(two, torch.add(t.new_tensor(c2), t, alpha=c3), t), t)
+
+
+def _to_grid(rows: Tensor, at: Tensor) -> Tensor:
+    """Bring points `(2, G, N)` to the coordinates of `coords.grid_sample_coordinates`, in place."""
+    for axis, n in zip(at, rows.shape[:1:-1], strict=True):
+        axis.mul_(2 / n).add_(1 / n - 1)
+    return at
+
+
+def _grid_reads(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    grid = interleaved(x, y)
+    grid = grid.expand(len(rows) // len(x), *grid.shape).reshape(len(rows), -1, 1, 2)
+    return nn.grid_sample(rows, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0, :, 0]

@@ -91,17 +91,16 @@ def spline_reader(picture: Spectrum, mask: Tensor | None, oversampling: int, mar
     everything a picture can hold is read where it is, whatever the phase.
     """
     k = oversampling
-    values = _zero_padded(picture.values, picture.frame_hw) if k == 2 else picture.values
-    frame = (k * picture.frame_hw[0], k * picture.frame_hw[1])
-    real = values.real
-    cy = torch.cos(2 * math.pi * torch.fft.fftfreq(frame[0], dtype=real.dtype, device=real.device))
-    cx = torch.cos(2 * math.pi * torch.fft.rfftfreq(frame[1], dtype=real.dtype, device=real.device))
-    values = values / (((2 + cy) / 3)[:, None] * ((2 + cx) / 3))
+    fy, fx = picture.frequencies()
     pad = _READ_PAD * k
-    plane = torch.fft.irfft2(values, s=frame).roll((pad, pad), (-2, -1))
+    # The spline's inverse filter on the finer pixels, and a turn that moves the picture in by the padding.
+    prefilter, inset = (lambda f: 3 / (2 + torch.cos(f * (2 * math.pi / k)))), -2j * math.pi * pad / k
+    values = picture.values * (prefilter(fy) * torch.exp(inset * fy)) * (prefilter(fx) * torch.exp(inset * fx))
+    if k == 2:
+        values = _zero_padded(values, picture.frame_hw)
+    plane = torch.fft.irfft2(values, s=(k * picture.frame_hw[0], k * picture.frame_hw[1]))
     h, w = picture.size_hw
-    plane = plane[..., : k * h + 2 * pad, : k * w + 2 * pad].contiguous()
-    return Reader(plane, mask, picture.size_hw, "cubic", k, pad, margin)
+    return Reader(plane[..., : k * h + 2 * pad, : k * w + 2 * pad], mask, picture.size_hw, "cubic", k, pad, margin)
 
 
 def _zero_padded(values: Tensor, frame_hw: tuple[int, int]) -> Tensor:
@@ -115,9 +114,10 @@ def _zero_padded(values: Tensor, frame_hw: tuple[int, int]) -> Tensor:
 
 def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
     """A mask without what lies within `margin` pixels of the border or of masked pixels."""
-    frame = nn.pad(weight, (margin,) * 4)
-    worst = -nn.max_pool2d(-frame, 2 * margin + 1, stride=1)
-    return weight * (worst > 0.5)
+    worst = -nn.pad(weight, (margin,) * 4)
+    for window in ((2 * margin + 1, 1), (1, 2 * margin + 1)):
+        worst = nn.max_pool2d(worst, window, stride=1)
+    return weight * (worst < -0.5)
 
 
 @dataclass(frozen=True)

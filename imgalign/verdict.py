@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Matrix3
-from imgalign.coords import mapped_grid
-from imgalign.refine import Problem, turned
+from imgalign.refine import Problem
 from imgalign.search import Hypothesis
 from imgalign.transforms import corner_distance
 
@@ -162,11 +161,7 @@ def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:
 
 def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, float, float, float]:
     """Peak height, share of agreeing parts, sharpness, correlation and pixels: from parts of the pictures."""
-    points = mapped_grid(torch.as_tensor(level_matrix)[None], problem.size_hw, problem.fixed.dtype)
-    moving = problem.moving.values(points)
-    valid = problem.moving.weights(points) * problem.weight
-    if problem.oriented:
-        moving = turned(moving, torch.as_tensor(level_matrix)[None])
+    moving, valid = problem.read(torch.as_tensor(level_matrix)[None])
     mean_f = (problem.fixed * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
     mean_m = (moving * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
     f, m = (problem.fixed - mean_f) * valid, (moving - mean_m) * valid

@@ -32,7 +32,7 @@ def problem(fixed, moving, mask=None, moving_mask=None):
 def found(two, name, **options):
     options = {"iterations": 30, "tolerance_px": 1e-4, **options}
     state = refine(two, torch.eye(3, dtype=torch.float64)[None], MODELS[name], **options)
-    return state, state.matrices[0].numpy()
+    return state, state.final[0].numpy()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,7 +83,7 @@ def warped_normalised(two, matrix):
     """Both pictures at zero mean and unit contrast, by NumPy, over all pixels."""
     x, y = np.meshgrid(np.arange(SIZE[1]), np.arange(SIZE[0]))
     q = np.einsum("ij,jhw->ihw", matrix, np.stack([x, y, np.ones_like(x)]).astype(float))
-    moving = two.moving.values(torch.as_tensor(np.stack([q[0] / q[2], q[1] / q[2]], -1))[None])[0, 0].numpy()
+    moving = two.moving.values(*(torch.as_tensor(q[i] / q[2])[None] for i in (0, 1)))[0, 0].numpy()
     f = two.fixed[0, 0].numpy()
     return [(z - z.mean()) / z.std() for z in (f, moving)]
 

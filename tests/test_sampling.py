@@ -147,7 +147,7 @@ def test_a_reader_equals_scipy_with_and_without_a_shared_picture(kernel):
     plane = spline_coefficients(picture) if kernel == "cubic" else picture
     reader = Reader(plane, None, (9, 11), kernel, pad=2 if kernel == "cubic" else 0)
     points = inner_points(3, 20, (9, 11)).reshape(3, 4, 5, 2)
-    values = reader.values(points)
+    values = reader.values(points[..., 0], points[..., 1])
     assert values.shape == (3, 2, 4, 5)
     x, y = points.movedim(-1, 0).numpy()
     order = 3 if kernel == "cubic" else 1
@@ -159,6 +159,6 @@ def test_a_readers_weights_are_its_mask_within_its_margin():
     mask = image(1, 1, 9, 11)
     reader = Reader(image(1, 1, 9, 11), mask, (9, 11), margin=2.0)
     points = torch.tensor([[[[5.0, 4.0], [1.9, 4.0], [2.0, 2.0], [8.1, 4.0]]]], dtype=torch.float64)
-    assert reader.weights(points).flatten().tolist() == pytest.approx(
+    assert reader.weights(points[..., 0], points[..., 1]).flatten().tolist() == pytest.approx(
         [float(mask[0, 0, 4, 5]), 0, float(mask[0, 0, 2, 2]), 0]
     )

@@ -51,7 +51,7 @@ def test_a_splines_readings_are_those_of_the_formula(sampling):
     reader = spline_reader(spectrum(tensor(render(scene, SIZE)), ones()), None, sampling)
     rng = np.random.default_rng(0)
     x, y = rng.uniform(25, 75, (1, 20, 30)), rng.uniform(25, 55, (1, 20, 30))
-    values = reader.values(torch.as_tensor(np.stack([x, y], -1)))
+    values = reader.values(torch.as_tensor(x), torch.as_tensor(y))
     assert np.abs(values[:, 0].numpy() - scene(x, y)).max() < {1: 6e-3, 2: 2e-3}[sampling]
 
 
@@ -60,7 +60,7 @@ def test_twice_the_pixels_read_fine_waves_better():
     s = spectrum(tensor(wave(x, y, 0.35, 0.1)), ones())
     at = np.stack([x + 0.5, y + 0.37], -1)[None, 25:-25, 25:-25]
     error = [
-        np.abs(spline_reader(s, None, k).values(torch.as_tensor(at))[0, 0].numpy() - wave(*at[0].T, 0.35, 0.1).T).max()
+        np.abs(spline_reader(s, None, k).values(*torch.as_tensor(at).unbind(-1))[0, 0].numpy() - wave(*at[0].T, 0.35, 0.1).T).max()
         for k in (1, 2)
     ]
     assert error[0] > 0.05

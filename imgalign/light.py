@@ -1,0 +1,119 @@
+"""Changes of light between two aligned pictures: a gain and a bias that vary slowly.
+
+They vary over some twelve pixels, so they are computed on a lattice of half that spacing. Averaging down to it and
+interpolating up from it are two small matrix products each, exact at the borders, where what is not seen weighs
+nothing.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Image, Weight
+from imgalign.refine import Problem
+
+_SIGMA = 12.0  # pixels over which light may change
+_WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
+
+
+class View(NamedTuple):
+    """Two pictures on the pixels of the fixed one, `(1, 1, H, W)` each, and the weight of what both show."""
+
+    fixed: Image
+    warped: Image
+    valid: Weight
+
+
+@dataclass(frozen=True)
+class Light:
+    """What brings the moving picture under the light of the fixed one, `(1, 1, H, W)` each.
+
+    Attributes:
+        gain: Contrast of the fixed over that of the moving picture.
+        fixed_mean: Mean of the fixed picture around each pixel, and
+        warped_mean: that of the moving one.
+    """
+
+    gain: Image
+    fixed_mean: Image
+    warped_mean: Image
+
+    def on(self, view: View) -> View:
+        """The pictures without their means, the moving one at the contrast of the fixed one."""
+        return View(view.fixed - self.fixed_mean, self.gain * (view.warped - self.warped_mean), view.valid)
+
+    def solved(self, problem: Problem) -> Problem:
+        """The same of pictures that are read again and again."""
+        return replace(
+            problem, fixed=problem.fixed - self.fixed_mean, gain=self.gain, offset=self.gain * self.warped_mean
+        )
+
+
+def mean(x: Tensor, valid: Weight) -> Tensor:
+    """Weighted mean over all pixels, a number as a tensor."""
+    return (x * valid).sum() / valid.sum().clamp_min(1e-6)
+
+
+def changing_light(view: View, wanted: bool | None) -> Light | None:
+    """A light that changes over the picture, or None where one gain and one bias explain nearly as much.
+
+    The gain is the regression of the fixed on the moving picture around each pixel, drawn to the global one where
+    there is little to tell, and takes vignetting, gamma and tone curves along, local inversions by its sign.
+
+    Args:
+        view: The pictures, about aligned.
+        wanted: Always, never, or (None) where it is worth it.
+    """
+    if wanted is False:
+        return None
+    fixed, warped, valid = view
+    down, up = _lattice(valid)
+    below = down(valid).clamp_min(1e-3)
+    mean_f, mean_m = up(down(fixed * valid) / below), up(down(warped * valid) / below)
+    f, m = fixed - mean_f, warped - mean_m
+    seen = m * valid
+    variance, covariance = down(m * seen) / below, down(f * seen) / below
+    mean_variance, mean_covariance = mean(m * m, valid), mean(f * m, valid)
+    one_gain = mean_covariance / mean_variance.clamp_min(1e-20)
+    prior = 0.1 * mean_variance + 1e-20
+    gain = up((covariance + prior * one_gain) / (variance + prior))
+    one = fixed - one_gain * warped
+    left_by_one = mean((one - mean(one, valid)).square_(), valid)
+    left_by_many = mean((f - gain * m).square_(), valid)
+    if wanted is None and float(left_by_many) >= _WORTH * float(left_by_one):
+        return None
+    return Light(gain, mean_f, mean_m)
+
+
+_Scaling = Callable[[Image], Image]
+
+
+def _lattice(like: Image) -> tuple[_Scaling, _Scaling]:
+    """Functions that average pictures of this size down to the lattice, and interpolate up from it."""
+    (down_y, up_y), (down_x, up_x) = (
+        [torch.as_tensor(m, dtype=like.dtype, device=like.device) for m in _matrices(n)] for n in like.shape[-2:]
+    )
+    return lambda x: down_y @ x @ down_x.T, lambda x: up_y @ x @ up_x.T
+
+
+@lru_cache(maxsize=16)
+def _matrices(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian weights of `n` pixels around each lattice point, and cubic interpolation back, for one axis."""
+    step = _SIGMA / 2
+    count = max(2, math.ceil((n - 1) / step) + 1)
+    pixels = np.arange(n)
+    down = np.exp(-0.5 * ((pixels - step * np.arange(count)[:, None]) / _SIGMA) ** 2)
+    up = np.zeros((n, count))
+    cell = np.minimum((pixels / step).astype(int), count - 2)
+    t = pixels / step - cell
+    # Catmull and Rom's cubic; beyond the ends the last point stands for the missing one.
+    taps = (t * (t * (2 - t) - 1), t * t * (3 * t - 5) + 2, t * (t * (4 - 3 * t) + 1), t * t * (t - 1))
+    for offset, weight in enumerate(taps):
+        np.add.at(up, (pixels, np.clip(cell + offset - 1, 0, count - 1)), weight / 2)
+    return down.astype(np.float32), up.astype(np.float32)
