@@ -15,6 +15,7 @@ from imgalign.picture import Metadata, Picture, Pixels
 Compression: TypeAlias = Literal["fast", "small", "none", "lzw"]
 
 _NETPBM = {".pgm", ".ppm", ".pnm"}
+_OWN = {".png", ".tif", ".tiff", *_NETPBM}  # written without Pillow
 _LOSSY = {".jpg", ".jpeg", ".jfif", ".jp2", ".j2k", ".avif"}
 _ALPHA = {".png", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k", ".tga"}
 _PROFILE_AND_EXIF = {".jpg", ".jpeg", ".jfif", ".webp", ".avif"}
@@ -82,10 +83,18 @@ def check_suffix(suffix: str) -> None:
     """
     if not suffix:
         raise WriteError("has no ending, so that its format is unknown; call it something.png or something.tif")
-    Image.init()
-    if suffix in {".png", ".tif", ".tiff", *_NETPBM} or Image.registered_extensions().get(suffix) in Image.SAVE:
+    if suffix in _OWN or _is_by_pillow(suffix):
         return
     raise WriteError(f"pictures are not written as {suffix!r}; use .png, .tif, .jpg, .webp or .bmp")
+
+
+def _is_by_pillow(suffix: str) -> bool:
+    """Asks the plugins for common formats first: loading all of them takes Pillow 15 ms."""
+    for load in (Image.preinit, Image.init):
+        load()
+        if Image.EXTENSION.get(suffix) in Image.SAVE:
+            return True
+    return False
 
 
 def _tidied(pixels: Pixels) -> Pixels:
@@ -219,7 +228,7 @@ def _encode_by_pillow(file: IO[bytes], ready: Plan, quality: int) -> None:
         options |= {"subsampling": 0}
     if ready.suffix == ".webp":
         options |= {"lossless": True}
-    image.save(file, Image.registered_extensions()[ready.suffix], **options)
+    image.save(file, Image.EXTENSION[ready.suffix], **options)  # loaded by `check_suffix`
 
 
 def _pillow_options(meta: Metadata) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from imgalign.cli import options
+from imgalign.cli.loading import loading
 from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
@@ -82,7 +83,8 @@ def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
     answers = given["as_json"] or given["params"] == Path("-")
     finding = pairs.options_of(pairs.AlignOptions, given, model=model)
     writing = pairs.options_of(WriteOptions, given)
-    aligner = pairs.Aligner(jobs, finding, writing, max_pixels=given["max_pixels"])
+    with loading():
+        aligner = pairs.Aligner(jobs, finding, writing, max_pixels=given["max_pixels"])
     return run_reporting(jobs, aligner.run, talk, answers=answers)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from imgalign.cli import ERROR, OK, UNTRUSTED
+from imgalign.cli.loading import loading
 from imgalign.cli.talk import Talk
 from imgalign.errors import DeviceError, ImgalignError, OptionError
 from imgalign.outputs import Job
@@ -33,7 +34,8 @@ def run(jobs: Sequence[Job], work: Callable[[Job], int], talk: Talk, *, answers:
     statuses = []
     for job in talk.progress(jobs):
         try:
-            statuses.append(work(job))
+            with loading():  # by the first picture at the latest
+                statuses.append(work(job))
         except (OptionError, DeviceError, BrokenPipeError):  # noqa: PERF203  (that is what the loop is for)
             raise
         except Exception as error:  # noqa: BLE001  (the other pictures must still be done; a bug keeps its traceback)
