@@ -9,7 +9,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 
-from benchmarks import bound, geometry, pairs, peers, precision, scenes
+from benchmarks import bound, geometry, pairs, peers, precision, scenes, speed_process
 
 KINDS = (*pairs.DIFFICULTIES, *pairs.KINDS)
 
@@ -318,3 +318,10 @@ def test_gpu_script_skips_itself_without_a_device(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu"])
     gpu.main()
     assert "nothing measured" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------- speed
+@pytest.mark.slow
+def test_large_pair_is_aligned_and_written(capsys):
+    speed_process._memory(side=500)
+    assert "imgalign affine (status 0)" in capsys.readouterr().out
