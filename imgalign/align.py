@@ -31,6 +31,7 @@ from imgalign.transforms import Model, corner_distance, get_model, local_scale
 _BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _LIKE = 0.02  # of the longer side: starts nearer to each other than this lead to one answer
+_PROMISING = 0.05  # a candidate of less probability is polished only if there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
@@ -195,8 +196,16 @@ def _device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """What the ladder made of one set of starts, best first, and the probability that the best is right."""
+
+    ranked: list[Hypothesis]
+    probability: float
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What came of one set of starts."""
+    """What came of one candidate."""
 
     polished: Polished
     evidence: verdict.Evidence
@@ -217,14 +226,21 @@ class Pair:
         self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
 
-    def answer(self, starts: list[Hypothesis], *, wide: bool) -> Answer | None:
-        """The best that refinement makes of some starts."""
+    def candidate(self, starts: list[Hypothesis], *, wide: bool) -> Candidate | None:
+        """The best that the ladder makes of some starts."""
         began = time.perf_counter()
         ranked = self.ladder.climb(starts, self.model, self.size_hw, wide=wide)
         ranked = [h for h in ranked if self.allowed(h.moving_from_fixed)]
+        self.seconds["refine"] += time.perf_counter() - began
         if not ranked:
             return None
-        best = ranked[0]
+        seen = self.judge(ranked[0].moving_from_fixed, ranked)
+        return Candidate(ranked, verdict.probability(seen))
+
+    def answer(self, candidate: Candidate) -> Answer:
+        """A candidate as exact as it gets, and what speaks for it."""
+        began = time.perf_counter()
+        best = candidate.ranked[0]
         polished = self.polish(best.moving_from_fixed)
         for _ in range(2):
             # Far from where it started, the last level has not seen the neighbourhood of its own answer.
@@ -235,11 +251,15 @@ class Pair:
                 break
             best = better
             polished = self.polish(best.moving_from_fixed)
-        ranked[0] = best
         self.seconds["refine"] += time.perf_counter() - began
-        began = time.perf_counter()
-        evidence = self.judge(polished, ranked)
-        self.seconds["verdict"] += time.perf_counter() - began
+        ranked = [Hypothesis(polished.moving_from_fixed, best.score), *candidate.ranked[1:]]
+        evidence = self.judge(polished.moving_from_fixed, ranked)
+        evidence = replace(
+            evidence,
+            corner_sigma_px=corner_sigma(polished, self.model, self.size_hw),
+            overlap=polished.overlap,
+            correlation=polished.correlation,
+        )
         return Answer(polished, evidence, verdict.probability(evidence))
 
     def polish(self, moving_from_fixed: Matrix3) -> Polished:
@@ -277,21 +297,14 @@ class Pair:
         # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
         return replace(done, moving_from_fixed=matrix / matrix[2, 2], covariance=done.covariance * reduction**2)
 
-    def judge(self, polished: Polished, ranked: list[Hypothesis]) -> verdict.Evidence:
-        """Evidence for and against an answer, on a middle level."""
-        matrix = polished.moving_from_fixed
+    def judge(self, moving_from_fixed: Matrix3, ranked: list[Hypothesis]) -> verdict.Evidence:
+        """Evidence for and against an answer, on a middle level; the first of `ranked` is the answer."""
+        began = time.perf_counter()
         reduction = self.ladder.reductions[min(1, len(self.ladder.reductions) - 1)]
-        rung = self.ladder.rung(reduction, local_scale(matrix, self.size_hw))
-        return verdict.collect(
-            rung.problem,
-            rung.to_level(matrix),
-            hypotheses=ranked,
-            answer=Hypothesis(matrix, ranked[0].score),
-            size_hw=self.size_hw,
-            corner_sigma_px=corner_sigma(polished, self.model, self.size_hw),
-            overlap=polished.overlap,
-            correlation=polished.correlation,
-        )
+        rung = self.ladder.rung(reduction, local_scale(moving_from_fixed, self.size_hw))
+        evidence = verdict.collect(rung.problem, rung.to_level(moving_from_fixed), ranked, self.size_hw)
+        self.seconds["verdict"] += time.perf_counter() - began
+        return evidence
 
     def allowed(self, moving_from_fixed: Matrix3) -> bool:
         """Within the bounds that the user set."""
@@ -391,14 +404,23 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
     if empty:
         return _no_answer(pair, init, empty)
     best: Answer | None = None
+    doubtful: list[Candidate] = []
     for starts, wide in pair.attempts(init):
-        answer = pair.answer(starts, wide=wide)
-        if answer is not None and (best is None or answer.probability > best.probability):
+        candidate = pair.candidate(starts, wide=wide)
+        if candidate is None:
+            continue
+        if candidate.probability < _PROMISING:
+            doubtful.append(candidate)
+            continue
+        answer = pair.answer(candidate)
+        if best is None or answer.probability > best.probability:
             best = answer
-        if best is not None and best.probability >= _SURE:
+        if best.probability >= _SURE:
             break
     if best is None:
-        return _no_answer(pair, init, "no overlap")
+        if not doubtful:
+            return _no_answer(pair, init, "no overlap")
+        best = pair.answer(max(doubtful, key=lambda c: c.probability))
     if wanted.optimizer != "lm" or wanted.loss not in _LEAST_SQUARES:
         best = _descended(pair, best)
     return _result(pair, init, best)
@@ -430,8 +452,9 @@ def _nothing_to_see(pair: Pair) -> str:
         image, weight = picture.at(pair.base)
         if float(weight.sum()) < 30:
             return f"the {role} picture is masked or transparent everywhere"
-        inside = image[weight > 0.5]
-        if inside.numel() < 30 or float(inside.max() - inside.min()) <= 1e-6 * max(1.0, float(inside.abs().max())):
+        seen = weight > 0.5
+        low, high = image.where(seen, math.inf).min(), image.where(seen, -math.inf).max()
+        if not float(high - low) > 1e-6 * max(1.0, abs(float(high)), abs(float(low))):
             return f"the {role} picture is constant"
     return ""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_planes
-from imgalign.light import View, changing_light, mean
+from imgalign.light import Light, View, changing_light, mean
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import Problem, State, refine, tile_scores
 from imgalign.sampling import mask_or_none
@@ -113,17 +113,20 @@ def polish(
     answer = smooth
     if rounds > 1 and not _corner_sigma(smooth) < enough_px:
         plain = _plain(*spectra, fixed[1], mask, oversampling)
-        plain = replace(plain, moving=replace(plain.moving, mask=_border_mask(plain, matrix, moving[1])))
+        found = changing_light(_view(plain, matrix), light)
+        plain = replace(plain, moving=replace(plain.moving, mask=_border_mask(plain, matrix, found, moving[1])))
         for _ in range(rounds - 1):
-            sharp = descend(_problem(plain, spectra, matrix, oversampling, light), tolerance_px)
+            sharp = descend(_problem(plain, spectra, matrix, oversampling, found), tolerance_px)
             moved = corner_distance(matrix[0].numpy(), sharp.moving_from_fixed, size_hw)
             matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
             if moved < _SETTLED_PX:
                 break
+            found = changing_light(_view(plain, matrix), light)
         # The noise of the pictures is what the unblurred ones show, whichever answer stands.
         answer = sharp if _agrees(smooth, sharp, size_hw) else replace(smooth, noise=sharp.noise)
     everywhere = replace(blurred.moving, margin=0.0)
-    weight = everywhere.on_grid(torch.as_tensor(answer.moving_from_fixed)[None], size_hw)[1] * fixed[1]
+    points = mapped_planes(torch.as_tensor(answer.moving_from_fixed)[None], size_hw, fixed[0].dtype)
+    weight = everywhere.weights(*points) * fixed[1]
     return replace(answer, overlap=float(weight.sum() / fixed[1].sum().clamp_min(1e-9)))
 
 
@@ -169,11 +172,10 @@ def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
 
 
 def _problem(
-    plain: Problem, spectra: tuple[Spectrum, Spectrum], matrix: Matrix, oversampling: int, light: bool | None
+    plain: Problem, spectra: tuple[Spectrum, Spectrum], matrix: Matrix, oversampling: int, found: Light | None
 ) -> Problem:
-    """Both pictures as they are best compared, from where the transform stands now."""
+    """Both pictures as they are best compared, from where the transform stands now, under the light found there."""
     problem, view = plain, _view(plain, matrix)
-    found = changing_light(view, light)
     noise = noise_model(*(view if found is None else found.on(view)))
     if noise.whitening is not None:
         fixed, moving = spectra
@@ -272,15 +274,14 @@ def _trust(view: View) -> Weight:
     return floor.float() / (floor.float() + share.clamp_min(0).float() * power)
 
 
-def _border_mask(problem: Problem, matrix: Matrix, weight: Weight) -> Weight | None:
+def _border_mask(problem: Problem, matrix: Matrix, found: Light | None, weight: Weight) -> Weight | None:
     """The moving picture's mask, less what interpolation errs near its border beyond the noise.
 
     A picture's continuation is a guess, and the spline through fine noise-free detail feels it some pixels inward.
     How much is seen in the residuals themselves, by distance from the border.
     """
     view = _view(problem, matrix)
-    light = changing_light(view, None)
-    f, m, _ = _standardised(view if light is None else light.on(view))
+    f, m, _ = _standardised(view if found is None else found.on(view))
     error = (f - m).square_()
     h, w = weight.shape[-2:]
     x, y = mapped_planes(matrix, problem.size_hw, f.dtype)

@@ -10,6 +10,7 @@ displacement field is a polynomial of degree two at most. So they are the image 
 images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,6 +25,10 @@ from imgalign.transforms import Model, exponential
 
 _MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 _LEAST_WEIGHT = 30.0  # an overlap of less weight than so many pixels says nothing
+_FREE = 1e-3  # damping up to which a step is as good as undamped
+_ALIKE = 1.02  # losses within this factor say nothing about two answers
+_SLOWEST = 0.85  # the ratio of two steps up to which a series of them is summed
+_NOTHING = 0.05  # of the predicted error: steps below are not worth another look at the pictures
 _MEDIAN_SAMPLES = 1500  # enough for a residual's median: its own error is then 3 %
 
 
@@ -139,7 +144,8 @@ def refine(
     generators = torch.as_tensor(model.generators(problem.size_hw))
     # A copy: rows of it are written over, and the caller keeps its own.
     best = evaluate(problem, matrices.double().clone(), model, cutoff)
-    damping = torch.full((len(matrices),), 1e-3, dtype=torch.float64)
+    damping = torch.full((len(matrices),), _FREE, dtype=torch.float64)
+    before = torch.zeros(len(matrices), model.parameter_count, dtype=torch.float64)
     for _ in range(iterations):
         if history is not None:
             history.append(float(best.loss.mean()))
@@ -148,21 +154,49 @@ def refine(
             break
         now = best.select(rows)
         step, length = _step(now, damping[rows], model.parameter_count, problem.size_hw)
+        # A damped step says nothing of how steps shrink.
+        free = damping[rows] <= _FREE
+        factor = torch.where(free, _lengthened(step, before[rows]), 1.0)
+        step, before[rows] = step * factor[:, None], step * free[:, None]
         ahead = now.matrices @ exponential(-step, generators)
         # A step this short is right to second order as it is predicted.
-        short = length < tolerance_px
+        short = length < _enough(now, model.parameter_count).clamp_min(tolerance_px)
         best.final[rows[short]], best.converged[rows[short]] = ahead[short], True
         rows, now, ahead = rows[~short], now.select(~short), ahead[~short]
         if len(rows) == 0:
             break
         trial = evaluate(problem, ahead, model, cutoff, now.scale)
         better = (trial.objective <= now.objective) if hold_overlap else (trial.loss <= now.loss)
+        if not hold_overlap:
+            # Gradients of a common image have their zero a little beside the least loss. Near it what counts is that
+            # steps get shorter.
+            ahead_of_it = _step(trial, torch.zeros_like(damping[rows]), model.parameter_count, problem.size_hw)[1]
+            better |= (ahead_of_it < length[~short]) & (trial.loss <= _ALIKE * now.loss)
         better &= trial.overlap > 0
         best.put(rows[better], trial.select(better))
+        before[rows[~better]] = 0.0
         # A row whose steps all fail, however short, lies in its minimum to working precision.
         best.converged[rows] = ~better & (damping[rows] > 1e3)
         damping[rows] = torch.where(better, damping[rows] * 0.1, damping[rows].clamp_min(1e-4) * 10)
     return best
+
+
+def _lengthened(step: Tensor, before: Tensor) -> Tensor:
+    """How much longer to make steps that shrink too slowly, `(B,)` factors.
+
+    Noise in the gradients makes the normal matrix too large and each step too short by one factor: the steps then run
+    in one direction as a geometric series, whose sum is known from two of its terms (Aitken's extrapolation).
+    """
+    dot, old, new = (step * before).sum(1), before.square().sum(1), step.square().sum(1)
+    along = dot > 0.9 * (old * new).sqrt()
+    ratio = (dot / old.clamp_min(1e-300)).clamp(0, _SLOWEST)
+    return torch.where(along & (old > 0), 1 / (1 - ratio), 1.0)
+
+
+def _enough(now: State, parameter_count: int) -> Tensor:
+    """A step, in pixels at the corners, that is nothing beside the error to be expected of the answer, `(B,)`."""
+    variance = torch.linalg.pinv(now.information(parameter_count)).diagonal(dim1=1, dim2=2).sum(1)
+    return _NOTHING * now.scale * variance.clamp_min(0).sqrt()
 
 
 def _step(now: State, damping: Tensor, count: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -321,6 +355,21 @@ class _Basis:
         return sums.double() if scale is None else (sums * scale).sum(1).double()
 
 
+    def tile_moments(self, image: Tensor, tile: int) -> Tensor:
+        """`(h, w)` image to `(tiles, i, j)` sums over each square tile of image * y^i * x^j, to the fields' degree."""
+        degree = self.p.shape[-1]
+
+        def cut(powers: Tensor) -> Tensor:
+            """`(i * tiles, n)`: each power within each tile, zero elsewhere."""
+            n = len(powers)
+            member = torch.arange(n) // tile == torch.arange(math.ceil(n / tile))[:, None]
+            return (powers[:, :degree].T[:, None] * member).reshape(-1, n).to(image.dtype)
+
+        sums = (cut(self.powers_y) @ image) @ cut(self.powers_x).T
+        shape = (degree, sums.shape[0] // degree, degree, sums.shape[1] // degree)
+        return sums.reshape(shape).permute(1, 3, 0, 2).reshape(-1, degree, degree).double()
+
+
 @lru_cache(maxsize=64)
 def _basis(model: Model, size_hw: tuple[int, int]) -> _Basis:
     normal = centre_normalisation(size_hw)
@@ -372,15 +421,13 @@ def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, til
         padded = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
         return (torch.nn.functional.avg_pool2d(padded, tile) * tile**2).flatten().double()
 
-    degree = basis.p.shape[-1]
-    px, py = (t[:, :degree].to(wr.dtype) for t in (basis.powers_x, basis.powers_y))
-    columns = []
-    for p, q in zip(basis.p.to(wr.dtype), basis.q.to(wr.dtype), strict=True):
-        along = problem.gradient_x * (py @ p @ px.T) + problem.gradient_y * (py @ q @ px.T)
-        columns.append(tiles((along * gain * wr).sum(1, keepdim=True)))
+    along_x, along_y = (
+        basis.tile_moments((g * gain * wr).sum((0, 1)), tile) for g in (problem.gradient_x, problem.gradient_y)
+    )
+    geometry = torch.einsum("tij,kij->tk", along_x, basis.p) + torch.einsum("tij,kij->tk", along_y, basis.q)
     nuisance = [tiles(wr.sum(1, keepdim=True)), tiles((wr * 0.5 * (fixed_n + moving_n)).sum(1, keepdim=True))]
-    count = len(columns)
+    count = model.parameter_count
     normal = state.normal[0]
     mixing = torch.linalg.solve(normal[count:, count:] + 1e-9 * torch.eye(2), normal[count:, :count])
-    scores = torch.stack(columns, 1) - torch.stack(nuisance, 1) @ mixing
+    scores = geometry - torch.stack(nuisance, 1) @ mixing
     return scores[tiles(valid) > 0]

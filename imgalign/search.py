@@ -8,21 +8,24 @@ uneven light, inverted contrast and most changes of modality.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import edges
 from imgalign.coords import level_from_full
 from imgalign.pyramid import fast_length, masked_blur, shrink
-from imgalign.sampling import sample_grid
+from imgalign.sampling import Reader
 from imgalign.transforms import corner_distance
 
 SEARCH_PIXELS = 96  # longer side of the pictures that are searched
 LEAST_OVERLAP = 0.2  # of the smaller picture; less says too little at this size
+_SPARE = 0.4  # of the shorter side: shifts at both ends whose overlap is too small to be looked at
 _ROTATION_STEPS = 60
 _SCALE_STEP = 2.0**0.2
 
@@ -114,22 +117,50 @@ def _correlate(
     h, w = fixed[0].shape[-2:]
     side = math.ceil(math.hypot(*moving[0].shape[-2:])) + 1
     side += side % 2
-    frame = fast_length(max(h, w) + side)
-    field, mask, turned = _turn(moving, rotations_deg, mirror, side)
-    z_fixed = torch.complex(fixed[0][:, 0], fixed[0][:, 1])
-    spectrum = torch.fft.fft2(torch.complex(field[:, 0], field[:, 1]), s=(frame, frame))
-    # sum over the overlap of Re(conj(fixed) moving), for every shift of the fixed picture over the moving one
-    inner = torch.fft.ifft2(torch.fft.fft2(z_fixed, s=(frame, frame)).conj() * spectrum).real
-    energy_fixed = (fixed[0] ** 2).sum(1, keepdim=True)
-    energy_moving = (field**2).sum(1, keepdim=True)
-    overlap, own_fixed, own_moving = _coarse_correlations(
-        [(fixed[1], mask), (energy_fixed, mask), (fixed[1], energy_moving)], frame
-    )
-    least = LEAST_OVERLAP * min(float(fixed[1].sum()), float(moving[1].sum()))
-    rho = inner / (own_fixed.clamp_min(1e-3) * own_moving.clamp_min(1e-3)).sqrt()
-    score = torch.atanh(rho.clamp(-0.99, 0.99)) * overlap.clamp_min(0).sqrt()
-    score = torch.where(overlap > max(least, 16.0), score, torch.full_like(score, -1e6))
-    return _peaks(score, turned, side, peaks)
+    # Shifts of little overlap are not looked at, so they may share their places in a smaller, periodic frame.
+    spare = int(_SPARE * min(h, w, *moving[0].shape[-2:]))
+    frame = fast_length(max(h, w) + side - spare)
+    first, opposite = _halved(rotations_deg)
+    field, mask, turned = _turn(moving, first, mirror, side)
+    energy_fixed = fixed[0].square().sum(1, keepdim=True)
+    energy_moving = field.square().sum(1, keepdim=True)
+    least = max(16.0, LEAST_OVERLAP * min(float(fixed[1].sum()), float(moving[1].sum())))
+    ours, theirs = (torch.fft.rfft2(x, s=(frame, frame)) for x in (fixed[0], field))
+    coarse = [(fixed[1], mask), (energy_fixed, mask), (fixed[1], energy_moving)]
+    coarse_spectra = [(_coarse_spectrum(a, frame), _coarse_spectrum(b, frame)) for a, b in coarse]
+    found: list[Hypothesis] = []
+    for half_turned in (False, True)[: 1 + opposite]:
+
+        def correlated(a: Tensor, b: Tensor, n: int, convolve: bool = half_turned) -> Tensor:
+            """For every shift of `a` over `b` the sum of `a * b` over all pixels (and channels)."""
+            a = a if convolve else a.conj().resolve_conj()
+            product = a[:, 0] * b[:, 0]
+            for channel in range(1, a.shape[1]):
+                product.addcmul_(a[:, channel], b[:, channel])
+            return torch.fft.irfft2(product, s=(n, n))
+
+        inner = correlated(ours, theirs, frame)
+        overlap, own_fixed, own_moving = (correlated(a, b, frame // 2).mul_(4) for a, b in coarse_spectra)
+        norm = (own_fixed.clamp_min_(1e-3) * own_moving.clamp_min_(1e-3)).rsqrt_()
+        overlap = torch.where(overlap > least, overlap, 0.0)
+        for row, z, (x, y) in _peaks(inner, norm, overlap, peaks):
+            matrix = turned[row]
+            if half_turned:
+                # A canvas turned by half a circle is itself read backwards, and so correlating is convolving.
+                matrix = matrix @ np.array([[-1, 0, side - 1], [0, -1, side - 1], [0, 0, 1.0]])
+                x, y = ((side - 1 - d) % frame for d in (x, y))
+            dx, dy = (d - frame if d >= side - spare // 2 else d for d in (x, y))
+            found.append(Hypothesis(matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]]), z))
+    return found
+
+
+def _halved(rotations_deg: tuple[float, ...]) -> tuple[tuple[float, ...], bool]:
+    """The first half of the rotations and true, where the others are the same turned by half a circle."""
+    half = len(rotations_deg) // 2
+    first, second = rotations_deg[:half], rotations_deg[half:]
+    if half and len(first) == len(second) and np.allclose(np.asarray(second) - first, 180):
+        return first, True
+    return rotations_deg, False
 
 
 def _turn(
@@ -145,8 +176,8 @@ def _turn(
     centre = np.full(2, (side - 1) / 2)
     matrices[:, :2, 2] = np.array([(w - 1) / 2, (h - 1) / 2]) - matrices[:, :2, :2] @ centre
     matrices[:, 2, 2] = 1
-    both = torch.cat([moving[0], moving[1]], 1)
-    out, valid = sample_grid(both.expand(len(angle), -1, -1, -1), torch.as_tensor(matrices), (side, side))
+    reader = Reader(torch.cat([moving[0], moving[1]], 1), None, (h, w))
+    out, valid = reader.on_grid(torch.as_tensor(matrices), (side, side))
     out = out * valid
     c2, s2 = (torch.as_tensor(f(2 * angle), dtype=out.dtype)[:, None, None] for f in (np.cos, np.sin))
     re, im = out[:, 0], out[:, 1]
@@ -154,37 +185,30 @@ def _turn(
     return field, out[:, 2:], matrices
 
 
-def _coarse_correlations(pairs: list[tuple[Tensor, Tensor]], frame: int) -> list[Tensor]:
-    """Circular correlations of smooth things (masks, energies) on half the pixels, brought back to the frame."""
-    half = frame // 2
-    spectra: dict[int, Tensor] = {}
-
-    def transform(x: Tensor) -> Tensor:
-        if id(x) not in spectra:
-            x_even = torch.nn.functional.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-            pooled = torch.nn.functional.avg_pool2d(x_even, 2)[:, 0]
-            spectra[id(x)] = torch.fft.rfft2(pooled, s=(half, half))
-        return spectra[id(x)]
-
-    out = []
-    for a, b in pairs:
-        product = torch.fft.irfft2(transform(a).conj() * transform(b), s=(half, half)) * 4
-        out.append(product.repeat_interleave(2, 1).repeat_interleave(2, 2))
-    return out
+def _coarse_spectrum(image: Image, frame: int) -> Tensor:
+    """Spectrum of something smooth (a mask, an energy), on half the pixels of the frame per axis."""
+    even = nn.pad(image, (0, image.shape[-1] % 2, 0, image.shape[-2] % 2))
+    return torch.fft.rfft2(nn.avg_pool2d(even, 2), s=(frame // 2, frame // 2))
 
 
-def _peaks(score: Tensor, turned: np.ndarray, side: int, peaks: int) -> list[Hypothesis]:
-    frame = score.shape[-1]
+def _peaks(
+    inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int
+) -> Iterator[tuple[int, float, tuple[int, int]]]:
+    """Where scores are highest: the row, the score and the place `(x, y)` of each.
+
+    A score is the correlation (`inner` times `norm`) as Fisher's z, times the root of the overlap. `norm` and
+    `overlap` stand on half the pixels per axis.
+    """
+    rows, frame = inner.shape[0], inner.shape[-1]
+    coarse = (norm * overlap.sqrt())[:, :, None, :, None]
+    # z grows with the correlation: it is taken of the peaks alone.
+    score = (inner.reshape(rows, frame // 2, 2, frame // 2, 2) * coarse).reshape(rows, frame, frame)
     if peaks > 1:
-        top = torch.nn.functional.max_pool2d(score[:, None], 7, stride=1, padding=3)[:, 0]
-        score = torch.where(score == top, score, torch.full_like(score, -1e6))
+        top = nn.max_pool2d(nn.max_pool2d(score[:, None], (7, 1), 1, (3, 0)), (1, 7), 1, (0, 3))[:, 0]
+        score = torch.where(score == top, score, 0.0)
     value, index = score.flatten(1).topk(peaks, dim=1)
-    out = []
-    for row, matrix in enumerate(turned):
-        for v, i in zip(value[row].tolist(), index[row].tolist(), strict=True):
-            if v <= 0:
-                continue
-            dy, dx = (d - frame if d >= side else d for d in divmod(i, frame))
-            canvas_from_fixed = np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]])
-            out.append(Hypothesis(matrix @ canvas_from_fixed, v))
-    return out
+    y, x = index // frame, index % frame
+    root = overlap.flatten(1).gather(1, (y // 2) * (frame // 2) + x // 2).sqrt()
+    z = torch.atanh((value / root.clamp_min(1e-9)).clamp_max(0.99)) * root
+    for row, places in enumerate(zip(z.tolist(), x.tolist(), y.tolist(), strict=True)):
+        yield from ((row, score, (i, j)) for score, i, j in zip(*places, strict=True) if score > 0)

@@ -114,6 +114,10 @@ def _zero_padded(values: Tensor, frame_hw: tuple[int, int]) -> Tensor:
 
 def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
     """A mask without what lies within `margin` pixels of the border or of masked pixels."""
+    if not bool((weight <= 0.5).any()):
+        inner = torch.zeros_like(weight)
+        inner[..., margin:-margin, margin:-margin] = weight[..., margin:-margin, margin:-margin]
+        return inner
     worst = -nn.pad(weight, (margin,) * 4)
     for window in ((2 * margin + 1, 1), (1, 2 * margin + 1)):
         worst = nn.max_pool2d(worst, window, stride=1)
@@ -130,11 +134,9 @@ class RadialResponse:
     def on(self, picture: Spectrum, scale: float = 1.0) -> Tensor:
         """The response on a spectrum's frequencies, each multiplied by `scale` first."""
         fy, fx = picture.frequencies()
-        position = (torch.sqrt(fx * fx + fy * fy) * (scale / self.highest)).clamp(0, 1) * (len(self.amplitude) - 1)
-        low = position.floor().long().clamp_max(len(self.amplitude) - 2)
+        low, t = _on_rings(fy * scale, fx * scale, len(self.amplitude), self.highest)
         table = torch.as_tensor(self.amplitude, dtype=fx.dtype, device=fx.device)
-        t = position - low
-        return table[low] * (1 - t) + table[low + 1] * t
+        return torch.lerp(table[low], table[low + 1], t)
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,13 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     total = weight.sum().clamp_min(1e-6)
     taper = weight * _hann(h, weight)[:, None] * _hann(w, weight)
     f, m = (torch.fft.rfft2((x - (x * weight).sum() / total) * taper) for x in (fixed, warped))
-    ring_sum = _ring_sums((h, w), rings)
-    count = ring_sum(torch.ones_like(f.real[0, 0])).clamp_min(4)
-    cross = ring_sum((f.conj() * m).real[0, 0]) / count
-    power_f, power_m = (ring_sum(x.abs().square()[0, 0]) / count for x in (f, m))
+    count, cross, power_f, power_m = _ring_sums(
+        [torch.ones_like(f.real), f.real * m.real + f.imag * m.imag, *(x.real**2 + x.imag**2 for x in (f, m))],
+        (h, w),
+        rings,
+    )
+    count = count.clamp_min(4)
+    cross, power_f, power_m = cross / count, power_f / count, power_m / count
     gain = (power_f.sum() / power_m.sum().clamp_min(1e-30)).sqrt()
     power = 0.5 * (power_f + power_m * gain**2)
     shared = cross * torch.sign(cross.sum()) * gain
@@ -186,19 +191,26 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     return NoiseModel(whitening, RadialResponse((signal / (signal + 0.5 * noise)).numpy()))
 
 
-def _ring_sums(size_hw: tuple[int, int], rings: int) -> Callable[[Tensor], Tensor]:
-    """A function that sums a half-plane of frequencies into soft rings: each counts to the two nearest."""
-    fy = torch.fft.fftfreq(size_hw[0], dtype=torch.float64)[:, None]
-    fx = torch.fft.rfftfreq(size_hw[1], dtype=torch.float64)
-    radius = (torch.sqrt(fx * fx + fy * fy) / math.sqrt(0.5) * (rings - 1)).flatten()
-    low = radius.floor().long().clamp_max(rings - 2)
-    t = radius - low
+def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tensor, Tensor]:
+    """The ring below each frequency, `(H, W)`, and how far it is on the way to the next."""
+    position = torch.hypot(fy, fx).mul_((rings - 1) / highest).clamp_(0, rings - 1)
+    low = position.long().clamp_max_(rings - 2)
+    return low, position - low
 
-    def ring_sum(x: Tensor) -> Tensor:
-        x = x.double().flatten()
-        return torch.zeros(rings, dtype=torch.float64).index_add_(0, low, x * (1 - t)).index_add_(0, low + 1, x * t)
 
-    return ring_sum
+def _ring_sums(planes: list[Tensor], size_hw: tuple[int, int], rings: int) -> list[Tensor]:
+    """Sums of planes over a half-plane of frequencies by soft rings: each frequency counts to the two nearest."""
+    fy = torch.fft.fftfreq(size_hw[0])[:, None]
+    fx = torch.fft.rfftfreq(size_hw[1])
+    low, t = (x.flatten() for x in _on_rings(fy, fx, rings, math.sqrt(0.5)))
+
+    def ring_sum(plane: Tensor) -> Tensor:
+        x = plane.flatten()
+        above = torch.bincount(low, x * t, rings - 1).double()
+        below = torch.bincount(low, x, rings - 1).double() - above
+        return nn.pad(below, (0, 1)) + nn.pad(above, (1, 0))
+
+    return [ring_sum(plane) for plane in planes]
 
 
 def _smooth(rings: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ unrelated pictures agree nowhere, a wrong period or a wrong tilt agrees in some 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,25 +47,32 @@ class Evidence:
         peak: Height of the correlation at no displacement, in standard deviations over all displacements.
         parts: Share of the picture's structure, part by part, whose best displacement is none.
         sharpness: Log of that peak over the best other one.
-        precision: Log of the predicted corner error over what counts as right.
+        right_px: Corner error that counts as right, px.
         overlap: Share of the fixed picture under which there is moving picture.
         margin: Log of the score over that of the best hypothesis elsewhere.
         correlation: Of the two pictures at the end.
         likeness: Correlation of the feature pictures at the middle level.
         strength: Log of that correlation in standard deviations of what chance gives over so many pixels.
         rival_px: How far away the best hypothesis elsewhere is.
+        corner_sigma_px: Predicted corner error.
     """
 
     peak: float
     parts: float
     sharpness: float
-    precision: float
+    right_px: float
     overlap: float
     margin: float
     correlation: float
     likeness: float
     strength: float
     rival_px: float = math.inf
+    corner_sigma_px: float = 0.02  # until it is known, what most pairs have
+
+    @property
+    def precision(self) -> float:
+        """Log of the predicted corner error over what counts as right."""
+        return math.log(max(self.corner_sigma_px, 1e-6) / self.right_px)
 
     def features(self) -> dict[str, float]:
         """What the regression reads: each figure bent and bounded, so that none outvotes all others."""
@@ -88,47 +96,35 @@ def probability(evidence: Evidence) -> float:
 
 
 def collect(
-    problem: Problem,
-    level_matrix: Matrix3,
-    *,
-    hypotheses: list[Hypothesis],
-    answer: Hypothesis,
-    size_hw: tuple[int, int],
-    corner_sigma_px: float,
-    overlap: float,
-    correlation: float,
+    problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], size_hw: tuple[int, int]
 ) -> Evidence:
-    """Look at an answer afresh.
+    """Look at an answer afresh, before its error and its correlation on the finest level are known.
 
     Args:
         problem: Feature pictures of a middle level.
         level_matrix: The answer in pixels of that level.
-        hypotheses: All that were refined, with scores of one level.
-        answer: The answer among them.
+        ranked: All that were refined, with scores of one level; the first is the answer.
         size_hw: Of the fixed picture.
-        corner_sigma_px: Predicted error of the corners.
-        overlap: Share of the fixed picture that is seen in the moving one.
-        correlation: Of the pictures at the end.
     """
-    peak, parts, sharpness, likeness, pixels = _agreement(problem, level_matrix)
+    seen = _agreement(problem, level_matrix)
+    answer = ranked[0]
     far = 0.02 * math.hypot(*size_hw)
     rivals = [
-        (h.score, corner_distance(h.moving_from_fixed, answer.moving_from_fixed, size_hw))
-        for h in hypotheses
-        if corner_distance(h.moving_from_fixed, answer.moving_from_fixed, size_hw) > far
+        (h.score, distance)
+        for h in ranked[1:]
+        if (distance := corner_distance(h.moving_from_fixed, answer.moving_from_fixed, size_hw)) > far
     ]
     best_rival = max(rivals, default=(0.0, math.inf))
-    right_px = min(3.0, 0.01 * math.hypot(*size_hw))
     return Evidence(
-        peak=peak,
-        parts=parts,
-        sharpness=sharpness,
-        precision=math.log(max(corner_sigma_px, 1e-6) / right_px),
-        overlap=overlap,
+        peak=seen.peak,
+        parts=seen.parts,
+        sharpness=seen.sharpness,
+        right_px=min(3.0, 0.01 * math.hypot(*size_hw)),
+        overlap=seen.overlap,
         margin=math.log(max(answer.score, 1e-3) / max(best_rival[0], 1e-3)) if rivals else 1.5,
-        correlation=correlation,
-        likeness=likeness,
-        strength=math.log(max(likeness, 1e-3) * math.sqrt(max(pixels, 1.0))),
+        correlation=seen.likeness,
+        likeness=seen.likeness,
+        strength=math.log(max(seen.likeness, 1e-3) * math.sqrt(max(seen.pixels, 1.0))),
         rival_px=best_rival[1],
     )
 
@@ -159,8 +155,17 @@ def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, float, float, float]:
-    """Peak height, share of agreeing parts, sharpness, correlation and pixels: from parts of the pictures."""
+class _Agreement(NamedTuple):
+    peak: float = 0.0
+    parts: float = 0.0
+    sharpness: float = 0.0
+    likeness: float = 0.0
+    overlap: float = 0.0
+    pixels: float = 0.0
+
+
+def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
+    """What the parts of the pictures say; see `Evidence`."""
     moving, valid = problem.read(torch.as_tensor(level_matrix)[None])
     mean_f = (problem.fixed * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
     mean_m = (moving * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
@@ -170,7 +175,7 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, f
     reach = max(4, round(_REACH * max(problem.size_hw)))
     surfaces, energy = _surfaces(f, m, reach)
     if float(energy.sum()) <= 0:
-        return 0.0, 0.0, 0.0, 0.0, 0.0
+        return _Agreement()
     centre = reach
     whole = surfaces.sum(0)
     far = _distance(reach) > 3.0
@@ -185,7 +190,9 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> tuple[float, float, f
     count = torch.where(energy > 0.03 * energy.max(), energy, torch.zeros_like(energy)) ** 0.25
     share = float((count * agrees).sum() / count.sum().clamp_min(1e-12))
     likeness = float(whole[centre, centre]) / math.sqrt(float((f * f).sum()) * float((m * m).sum()) + 1e-12)
-    return peak, share, sharpness, likeness, float(valid.sum())
+    pixels = float(valid.sum())
+    overlap = pixels / max(float(problem.weight.sum()), 1e-9)
+    return _Agreement(peak, share, sharpness, likeness, overlap, pixels)
 
 
 def _distance(reach: int) -> Tensor:
