@@ -30,8 +30,8 @@ from imgalign.transforms import Model, corner_distance, get_model, local_scale
 
 _BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
-_LIKE = 0.02  # of the longer side: starts nearer to each other than this lead to one answer
-_PROMISING = 0.05  # a candidate of less probability is polished only if there is no other
+_LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
+_PROMISING = 0.5  # a candidate of less probability is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
@@ -224,7 +224,32 @@ class Pair:
         shortest = min(*fixed.size_hw, *moving.size_hw)
         self.base = min(self.base, max(1, shortest // 32))
         self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
+        self.near = _LIKE * max(self.size_hw)
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
+
+    def best(self, init: Any) -> Answer | None:
+        """The most probable answer, from starts as dear as it takes."""
+        best: Answer | None = None
+        waiting: list[Candidate] = []
+        seen: list[Hypothesis] = []
+        for starts, wide in self.attempts(init):
+            candidate = self.candidate(starts, wide=wide)
+            if candidate is None or not self._is_new(candidate, seen):
+                continue
+            seen.append(candidate.ranked[0])
+            waiting = sorted([*waiting, candidate], key=lambda c: c.probability)
+            # To polish what is not promising takes longer than to look for something better.
+            if waiting[-1].probability >= _PROMISING:
+                best = _better(best, self.answer(waiting.pop()))
+                if best.probability >= _SURE:
+                    return best
+        if waiting and (best is None or best.probability < self.wanted.trust):
+            best = _better(best, self.answer(waiting.pop()))
+        return best
+
+    def _is_new(self, candidate: Candidate, seen: list[Hypothesis]) -> bool:
+        first = candidate.ranked[0].moving_from_fixed
+        return all(corner_distance(first, h.moving_from_fixed, self.size_hw) > self.near for h in seen)
 
     def candidate(self, starts: list[Hypothesis], *, wide: bool) -> Candidate | None:
         """The best that the ladder makes of some starts."""
@@ -339,9 +364,7 @@ class Pair:
         shifts = self._search(full_range("translate", 0, 1, False), peaks=12 if self.model.name == "translate" else 3)
         if init == "phase":
             return shifts
-        return distinct(
-            [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)], self.size_hw, _LIKE * max(self.size_hw), 5
-        )
+        return distinct([*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)], self.size_hw, self.near, 5)
 
     def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
         """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""
@@ -375,6 +398,10 @@ class Pair:
         return best
 
 
+def _better(best: Answer | None, other: Answer) -> Answer:
+    return other if best is None or other.probability > best.probability else best
+
+
 def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> float:
     """Predicted standard deviation of a mapped corner, px (root mean square over the corners)."""
     c = corner_covariance(polished, model, size_hw)
@@ -403,24 +430,9 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
     empty = _nothing_to_see(pair)
     if empty:
         return _no_answer(pair, init, empty)
-    best: Answer | None = None
-    doubtful: list[Candidate] = []
-    for starts, wide in pair.attempts(init):
-        candidate = pair.candidate(starts, wide=wide)
-        if candidate is None:
-            continue
-        if candidate.probability < _PROMISING:
-            doubtful.append(candidate)
-            continue
-        answer = pair.answer(candidate)
-        if best is None or answer.probability > best.probability:
-            best = answer
-        if best.probability >= _SURE:
-            break
+    best = pair.best(init)
     if best is None:
-        if not doubtful:
-            return _no_answer(pair, init, "no overlap")
-        best = pair.answer(max(doubtful, key=lambda c: c.probability))
+        return _no_answer(pair, init, "no overlap")
     if wanted.optimizer != "lm" or wanted.loss not in _LEAST_SQUARES:
         best = _descended(pair, best)
     return _result(pair, init, best)
