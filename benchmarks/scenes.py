@@ -143,14 +143,19 @@ def field(rng: np.random.Generator, cutoff: float, waves: int = 300) -> Waves:
     return _waves(rng, radius, angle, np.ones(waves))
 
 
-def natural(rng: np.random.Generator, waves: int = 700) -> Waves:
+def natural(rng: np.random.Generator, waves: int = 700, longest_px: float = 200) -> Waves:
     """A random field with the spectrum of photographs: power falls as the square of the frequency.
+
+    Args:
+        rng: Draws the waves.
+        waves: How many.
+        longest_px: The longest of them. Photographs have structure of every size, up to their own.
 
     Source:
         Field (1987), Relations between the statistics of natural images and the response properties of
         cortical cells: amplitude goes as 1 / f. Drawn with log-uniform radii, each octave has equal power.
     """
-    radius = np.exp(rng.uniform(np.log(1 / 200), np.log(0.45), waves))
+    radius = np.exp(rng.uniform(np.log(1 / longest_px), np.log(0.45), waves))
     return _waves(rng, radius, rng.uniform(0, 2 * np.pi, waves), np.ones(waves))
 
 

@@ -64,7 +64,7 @@ def _large_pair(folder: Path, side: int) -> tuple[Path, Path]:
     """Two RGB files: a mosaic of tiles from a formula, each seen at its own coordinates."""
     from benchmarks import peers, scenes
 
-    scene = scenes.natural(np.random.default_rng(4), waves=120)
+    scene = scenes.natural(np.random.default_rng(4), waves=120, longest_px=side)
     truth = small_motion("affine", (side, side))
     paths = folder / "fixed.png", folder / "moving.png"
     for path, matrix in zip(paths, (np.eye(3), np.linalg.inv(truth)), strict=True):
