@@ -21,16 +21,19 @@ from imgalign.decompose import decompose, jacobians, plain_sigma
 from imgalign.descent import OPTIMIZERS, descend
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.ladder import Ladder
+from imgalign.light import mean
 from imgalign.losses import LOSSES
 from imgalign.plane import Plane, plane
 from imgalign.polish import Polished, polish
-from imgalign.sampling import KERNELS, sample_grid
+from imgalign.sampling import KERNELS, Reader, mask_or_none
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
 
 _BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
+_MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
+_SAME = 0.3  # pixels of the level on which it was judged: an answer that moves by less is not judged again
 _PROMISING = 0.5  # a candidate of less probability is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
@@ -197,9 +200,10 @@ def _device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the ladder made of one set of starts, best first, and the probability that the best is right."""
+    """What the ladder made of one set of starts, best first, and what speaks for the best."""
 
     ranked: list[Hypothesis]
+    evidence: verdict.Evidence
     probability: float
 
 
@@ -259,8 +263,8 @@ class Pair:
         self.seconds["refine"] += time.perf_counter() - began
         if not ranked:
             return None
-        seen = self.judge(ranked[0].moving_from_fixed, ranked)
-        return Candidate(ranked, verdict.probability(seen))
+        evidence = self.judge(ranked)
+        return Candidate(ranked, evidence, verdict.probability(evidence))
 
     def answer(self, candidate: Candidate) -> Answer:
         """A candidate as exact as it gets, and what speaks for it."""
@@ -277,11 +281,13 @@ class Pair:
             best = better
             polished = self.polish(best.moving_from_fixed)
         self.seconds["refine"] += time.perf_counter() - began
-        ranked = [Hypothesis(polished.moving_from_fixed, best.score), *candidate.ranked[1:]]
-        evidence = self.judge(polished.moving_from_fixed, ranked)
+        evidence, matrix = candidate.evidence, polished.moving_from_fixed
+        if corner_distance(candidate.ranked[0].moving_from_fixed, matrix, self.size_hw) > _SAME * self.judged_at:
+            evidence = self.judge([Hypothesis(matrix, best.score), *candidate.ranked[1:]])
         evidence = replace(
             evidence,
             corner_sigma_px=corner_sigma(polished, self.model, self.size_hw),
+            fine_parts=self.fine_agreement(matrix),
             overlap=polished.overlap,
             correlation=polished.correlation,
         )
@@ -293,8 +299,9 @@ class Pair:
             moving_from_fixed = self._polish_at(moving_from_fixed, coarse, rounds=1).moving_from_fixed
         reduction = self.base
         done = self._polish_at(moving_from_fixed, reduction)
-        while reduction > 1 and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
-            reduction = max(1, reduction // 2)
+        finest = max(1, math.ceil(math.sqrt(math.prod(self.size_hw) / _MOST_PIXELS)))
+        while reduction > finest and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
+            reduction = max(finest, reduction // 2)
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done
 
@@ -322,12 +329,24 @@ class Pair:
         # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
         return replace(done, moving_from_fixed=matrix / matrix[2, 2], covariance=done.covariance * reduction**2)
 
-    def judge(self, moving_from_fixed: Matrix3, ranked: list[Hypothesis]) -> verdict.Evidence:
-        """Evidence for and against an answer, on a middle level; the first of `ranked` is the answer."""
+    def fine_agreement(self, moving_from_fixed: Matrix3) -> float:
+        """`verdict.fine_agreement` on the base level, both pictures at about one density."""
+        scale = local_scale(moving_from_fixed, self.size_hw)
+        r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
+        matrix = level_from_full(r_moving) @ moving_from_fixed @ np.linalg.inv(level_from_full(r_fixed))
+        return verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), matrix)
+
+    @property
+    def judged_at(self) -> float:
+        """Full-size pixels per pixel of the middle level, on which answers are judged."""
+        return self.base * self.ladder.reductions[min(1, len(self.ladder.reductions) - 1)]
+
+    def judge(self, ranked: list[Hypothesis]) -> verdict.Evidence:
+        """Evidence for and against the first of some hypotheses, on a middle level."""
         began = time.perf_counter()
-        reduction = self.ladder.reductions[min(1, len(self.ladder.reductions) - 1)]
-        rung = self.ladder.rung(reduction, local_scale(moving_from_fixed, self.size_hw))
-        evidence = verdict.collect(rung.problem, rung.to_level(moving_from_fixed), ranked, self.size_hw)
+        answer = ranked[0].moving_from_fixed
+        rung = self.ladder.rung(self.judged_at / self.base, local_scale(answer, self.size_hw))
+        evidence = verdict.collect(rung.problem, rung.to_level(answer), ranked, self.size_hw)
         self.seconds["verdict"] += time.perf_counter() - began
         return evidence
 
@@ -520,27 +539,23 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
 
 
 def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float]:
-    """Correlation of the grey pictures, laid as they came and as aligned; the loss is the variance left unexplained."""
-    out: dict[str, float] = {}
-    for name, matrix in (("before", np.eye(3)), ("after", moving_from_fixed)):
-        correlation = _correlation(pair, matrix)
-        out |= {f"loss_{name}": 1 - correlation**2, f"correlation_{name}": correlation}
-    return out
+    """Correlation of the grey pictures over the overlap, laid as they came and as aligned, at some 250 pixels.
 
-
-def _correlation(pair: Pair, moving_from_fixed: Matrix3) -> float:
-    """Pearson's correlation over the overlap, on pictures reduced to some 250 pixels."""
+    The loss is the variance left unexplained.
+    """
     reduction = pair.base * max(1, max(*pair.size_hw, *pair.moving.size_hw) // (250 * pair.base))
     (f, wf), (m, wm) = pair.fixed.at(reduction), pair.moving.at(reduction)
     level = level_from_full(reduction)
-    matrix = torch.as_tensor(level @ moving_from_fixed @ np.linalg.inv(level))[None]
-    size_hw = (f.shape[-2], f.shape[-1])
-    both, valid = sample_grid(torch.cat([m, wm], 1), matrix, size_hw)
-    weight = wf * both[:, 1:] * valid
-    total = weight.sum().clamp_min(1e-9)
-    f, m = (x - (x * weight).sum() / total for x in (f, both[:, :1]))
-    power = (f * f * weight).sum() * (m * m * weight).sum()
-    return float((f * m * weight).sum() / power.clamp_min(1e-30).sqrt())
+    matrices = torch.as_tensor(np.stack([np.eye(3), level @ moving_from_fixed @ np.linalg.inv(level)]))
+    seen, weight = Reader(m, mask_or_none(wm), (m.shape[-2], m.shape[-1])).on_grid(matrices, (f.shape[-2], f.shape[-1]))
+    weight = weight * wf
+    out: dict[str, float] = {}
+    for name, warped, w in zip(("before", "after"), seen, weight, strict=True):
+        one, other = f[0] - mean(f[0], w), warped - mean(warped, w)
+        power = mean(one * one, w) * mean(other * other, w)
+        correlation = float(mean(one * other, w) / power.clamp_min(1e-30).sqrt())
+        out |= {f"loss_{name}": 1 - correlation**2, f"correlation_{name}": correlation}
+    return out
 
 
 def _options(wanted: Wanted, init: Any) -> dict[str, Any]:

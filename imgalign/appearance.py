@@ -9,7 +9,7 @@ import torch
 
 from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences
-from imgalign.pyramid import blur, masked_blur
+from imgalign.pyramid import blur, blurred_weight, is_whole, masked_blur
 
 
 def local_contrast(image: Image, weight: Weight, sigma: float, floor: float) -> Image:
@@ -21,7 +21,7 @@ def local_contrast(image: Image, weight: Weight, sigma: float, floor: float) -> 
         sigma: Size of the neighbourhood in pixels (of a Gaussian).
         floor: Contrast, in the image's unit, below which an area counts as flat and is not amplified.
     """
-    below = blur(weight, sigma)
+    below = blurred_weight(weight, sigma)
     centred = (image - masked_blur(image, weight, sigma, below)) * weight
     variance = masked_blur(centred * centred, weight, sigma, below)
     return centred * (variance.clamp_min(0) + floor * floor).rsqrt()
@@ -37,10 +37,11 @@ def orientation(image: Image, weight: Weight, sigma: float, floor: float) -> Ima
         floor: Gradient, in the image's unit per pixel, below which there is no edge.
     """
     gx, gy = central_differences(image)
-    # A pixel beside a masked one has a false edge.
-    solid = (weight > 0.99).to(image.dtype)
-    solid = -torch.nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
-    field = torch.cat([gx * gx - gy * gy, 2 * gx * gy, gx * gx + gy * gy], 1) * solid
+    field = torch.cat([gx * gx - gy * gy, 2 * gx * gy, gx * gx + gy * gy], 1)
+    if not is_whole(weight):
+        # A pixel beside a masked one has a false edge.
+        solid = (weight > 0.99).to(image.dtype)
+        field = field * -torch.nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
     field = blur(field, sigma) if sigma > 0 else field
     return field[:, :2] / (field[:, 2:].clamp_min(0) + floor * floor) * weight
 

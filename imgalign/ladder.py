@@ -19,6 +19,7 @@ from imgalign.transforms import MODELS, Model, local_scale
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
 _LEVELS = 2  # of the ladder: 96 and 192 pixels on the longer side
+_TOLERANCE = 0.05  # level pixels: the level above starts from there
 _BEHIND = 0.65  # a hypothesis whose score is less than this share of the best one's is dropped
 
 
@@ -129,7 +130,9 @@ class Ladder:
                     blurred, far.final, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
                 )
                 starts.append(far.final)
-            state = refine(rung.problem, torch.cat(starts), model, iterations=12, tolerance_px=0.02, hold_overlap=first)
+            state = refine(
+                rung.problem, torch.cat(starts), model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first
+            )
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)
 

@@ -7,14 +7,15 @@ the picture, and so the blur brings no bias of scale.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as nn
 
 from imgalign._types import Image, Weight
-from imgalign.coords import level_from_full
-from imgalign.sampling import sample_grid
+from imgalign.coords import level_from_full, mapped_planes
+from imgalign.sampling import Reader
 
 
 def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
@@ -25,9 +26,10 @@ def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
     """
     if factor == 1:
         return image, weight
+    if is_whole(weight):
+        h, w = (n // factor for n in image.shape[-2:])
+        return nn.avg_pool2d(image, factor), weight.new_ones((*weight.shape[:2], h, w))
     mean_weight = nn.avg_pool2d(weight, factor)
-    if bool((mean_weight == 1).all()):
-        return nn.avg_pool2d(image, factor), mean_weight
     return nn.avg_pool2d(image * weight, factor) / mean_weight.clamp_min(1e-6), mean_weight
 
 
@@ -43,12 +45,17 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
         image, weight = reduce(image, weight, whole)
     if sigma > 0.2:
         image = masked_blur(image, weight, sigma)
-    block_from_level = level_from_full(whole) @ np.linalg.inv(level_from_full(reduction))
-    both = torch.cat([image, weight], 1)
-    out, valid = sample_grid(both, torch.as_tensor(block_from_level)[None], size_hw)
+    block_from_level = torch.as_tensor(level_from_full(whole) @ np.linalg.inv(level_from_full(reduction)))[None]
     # The last level pixel may hang half a block over the border; its value is the border's, and that is fine.
-    inner = valid.to(out.dtype).clamp_min(0.5)
-    return out[:, :1], out[:, 1:] * (inner > 0)
+    image = Reader(image, None, image.shape[-2:]).values(*mapped_planes(block_from_level, size_hw, image.dtype))
+    if is_whole(weight):
+        return image, torch.ones_like(image)
+    return image, Reader(weight, None, weight.shape[-2:]).values(*mapped_planes(block_from_level, size_hw, weight.dtype))
+
+
+def is_whole(weight: Weight) -> bool:
+    """Whether no pixel is masked, not even in part."""
+    return not bool((weight < 1).any())
 
 
 def blur(image: Image, sigma: float) -> Image:
@@ -63,10 +70,23 @@ def blur(image: Image, sigma: float) -> Image:
     return torch.fft.irfft2(spectrum, s=frame)[..., :h, :w]
 
 
-def masked_blur(image: Image, weight: Weight, sigma: float, blurred_weight: Weight | None = None) -> Image:
-    """Gaussian mean of the unmasked pixels around each pixel (normalised convolution, Knutsson and Westin 1993)."""
-    below = blur(weight, sigma) if blurred_weight is None else blurred_weight
+def masked_blur(image: Image, weight: Weight, sigma: float, below: Weight | None = None) -> Image:
+    """Gaussian mean of the unmasked pixels around each pixel (normalised convolution, Knutsson and Westin 1993).
+
+    `below` is the `blurred_weight`, where it is needed more than once.
+    """
+    below = blurred_weight(weight, sigma) if below is None else below
     return blur(image * weight, sigma) / below.clamp_min(1e-3)
+
+
+def blurred_weight(weight: Weight, sigma: float) -> Weight:
+    """A blurred mask; that of a whole picture is known by its size and kept."""
+    return _blurred_ones(weight.shape[-2:], sigma, weight.dtype) if is_whole(weight) else blur(weight, sigma)
+
+
+@lru_cache(maxsize=16)
+def _blurred_ones(size_hw: tuple[int, int], sigma: float, dtype: torch.dtype) -> Weight:
+    return blur(torch.ones(1, 1, *size_hw, dtype=dtype), sigma)
 
 
 def gaussian_response(frame: tuple[int, int], sigma: float, like: torch.Tensor) -> torch.Tensor:

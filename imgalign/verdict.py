@@ -14,13 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgalign._types import Matrix3
-from imgalign.refine import Problem
+from imgalign._types import Image, Matrix3, Weight
+from imgalign.appearance import orientation
+from imgalign.gradients import central_differences
+from imgalign.refine import Problem, turned
+from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis
 from imgalign.transforms import corner_distance
 
 _PARTS = 5  # the picture is divided in so many by so many
 _REACH = 0.06  # of the longer side: the displacements tried
+_PATCH = 40  # pixels a side of the patches that are looked at on the finest level
+_PATCHES = 4  # of them along each axis
+_FINE_REACH = 8  # pixels: the displacements tried there
+_AS_GOOD = 0.7  # share of a patch's best correlation that fits as well
+_STRONG = 0.1  # of the strongest patch's structure: the others may show what is left of an encoder's blocks
+_CLEAR = 0.4  # correlation of the edges above which a patch fits somewhere
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 
 # Logistic regression on pairs rendered by benchmarks.pairs (seeds apart from those that score), pooled over
@@ -29,6 +38,7 @@ _INTERCEPT = -12.345
 _WEIGHTS = {
     "peak": 1.227,
     "parts": 7.160,
+    "fine": 0.0,
     "sharpness": 1.641,
     "precision": -0.140,
     "overlap": 1.123,
@@ -55,6 +65,7 @@ class Evidence:
         strength: Log of that correlation in standard deviations of what chance gives over so many pixels.
         rival_px: How far away the best hypothesis elsewhere is.
         corner_sigma_px: Predicted corner error.
+        fine_parts: Share of the small patches on the finest level, of those that say something, that agree.
     """
 
     peak: float
@@ -68,6 +79,7 @@ class Evidence:
     strength: float
     rival_px: float = math.inf
     corner_sigma_px: float = 0.02  # until it is known, what most pairs have
+    fine_parts: float = 1.0
 
     @property
     def precision(self) -> float:
@@ -79,6 +91,7 @@ class Evidence:
         return {
             "peak": math.log(max(self.peak, 1.0)),
             "parts": self.parts,
+            "fine": self.fine_parts,
             "sharpness": max(-1.0, min(self.sharpness, 1.5)),
             "precision": max(-6.0, min(self.precision, 3.0)),
             "overlap": math.log(max(self.overlap, 0.01)),
@@ -173,7 +186,7 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
     # Contrast may be inverted: the first channel, grey values, takes the sign under which the pictures agree.
     m = torch.cat([m[:, :1] * torch.where((f[:, :1] * m[:, :1]).sum() < 0, -1.0, 1.0), m[:, 1:]], 1)
     reach = max(4, round(_REACH * max(problem.size_hw)))
-    surfaces, energy = _surfaces(f, m, reach)
+    surfaces, energy = _surfaces(*_cut(f, m, reach), reach)
     if float(energy.sum()) <= 0:
         return _Agreement()
     centre = reach
@@ -183,12 +196,7 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
     near = _distance(reach) <= _NEAR
     peak = float(whole[near].max() - whole[far].mean()) / spread
     sharpness = math.log(max(float(whole[near].max()), 1e-9) / max(float(whole[far].max()), 1e-9))
-    index = surfaces.flatten(1).argmax(1)
-    dy, dx = index // (2 * reach + 1) - centre, index % (2 * reach + 1) - centre
-    agrees = torch.hypot(dy.float(), dx.float()) <= _NEAR
-    # A few bright stars must not outvote all others: parts count by a low power of their structure.
-    count = torch.where(energy > 0.03 * energy.max(), energy, torch.zeros_like(energy)) ** 0.25
-    share = float((count * agrees).sum() / count.sum().clamp_min(1e-12))
+    share = _agreeing(surfaces, energy)
     likeness = float(whole[centre, centre]) / math.sqrt(float((f * f).sum()) * float((m * m).sum()) + 1e-12)
     pixels = float(valid.sum())
     overlap = pixels / max(float(problem.weight.sum()), 1e-9)
@@ -200,8 +208,8 @@ def _distance(reach: int) -> Tensor:
     return torch.hypot(d[:, None], d)
 
 
-def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Cross-correlation of each part at displacements up to `reach`, `(parts, 2r + 1, 2r + 1)`, and its energy."""
+def _cut(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Pictures on one grid cut into parts: `(parts, C, h, w)` and, with a margin, `(parts, C, h + 2r, w + 2r)`."""
     h, w = fixed.shape[-2:]
     edges_y = np.linspace(0, h, _PARTS + 1).astype(int)
     edges_x = np.linspace(0, w, _PARTS + 1).astype(int)
@@ -209,15 +217,76 @@ def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor
     padded_f = torch.nn.functional.pad(fixed, (0, pw, 0, ph))
     padded_m = torch.nn.functional.pad(moving, (reach, pw + reach, reach, ph + reach))
     spots = [(y, x) for y in edges_y[:-1] for x in edges_x[:-1]]
-    a = torch.cat([padded_f[..., y : y + ph, x : x + pw] for y, x in spots])
-    b = torch.cat([padded_m[..., y : y + ph + 2 * reach, x : x + pw + 2 * reach] for y, x in spots])
-    frame = (ph + 2 * reach, pw + 2 * reach)
-    product = torch.fft.rfft2(a, s=frame).conj() * torch.fft.rfft2(b, s=frame)
+    return (
+        torch.cat([padded_f[..., y : y + ph, x : x + pw] for y, x in spots]),
+        torch.cat([padded_m[..., y : y + ph + 2 * reach, x : x + pw + 2 * reach] for y, x in spots]),
+    )
+
+
+def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Cross-correlation of each part at displacements up to `reach`, `(parts, 2r + 1, 2r + 1)`, and its energy."""
+    h, w = fixed.shape[-2:]
+    frame = (h + 2 * reach, w + 2 * reach)
+    product = torch.fft.rfft2(fixed, s=frame).conj() * torch.fft.rfft2(moving, s=frame)
     size = 2 * reach + 1
     surfaces = torch.fft.irfft2(product.sum(1), s=frame)[:, :size, :size]
-    inner = b[..., reach : reach + ph, reach : reach + pw]
-    of_fixed, of_moving = (a**2).sum((1, 2, 3)), (inner**2).sum((1, 2, 3))
+    inner = moving[..., reach : reach + h, reach : reach + w]
+    of_fixed, of_moving = fixed.square().sum((1, 2, 3)), inner.square().sum((1, 2, 3))
     # Structure in one picture alone counts as well: there the other should have had it.
     energy = of_fixed / of_fixed.sum().clamp_min(1e-12) + of_moving / of_moving.sum().clamp_min(1e-12)
     energy = energy * (of_fixed.sum() * of_moving.sum() > 0)
     return surfaces, energy
+
+
+def _agreeing(surfaces: Tensor, energy: Tensor) -> float:
+    """Share of the parts, by their structure, that fit best where they are."""
+    size = surfaces.shape[-1]
+    index = surfaces.flatten(1).argmax(1)
+    distance = torch.hypot((index // size - size // 2).float(), (index % size - size // 2).float())
+    # A few bright stars must not outvote all others: parts count by a low power of their structure.
+    count = torch.where(energy > 0.03 * energy.max(), energy, torch.zeros_like(energy)) ** 0.25
+    return float((count * (distance <= _NEAR)).sum() / count.sum().clamp_min(1e-12))
+
+
+def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], level_matrix: Matrix3) -> float:
+    """Of small patches that clearly fit somewhere near, the share that fit best where the answer lays them.
+
+    What agrees at a middle level may be off by some pixels of a finer one. The patches are read there, spread over the
+    fixed picture, and their edges compared at displacements of up to a few pixels. Where noise hides what is so fine
+    they say nothing, and the share is 1.
+
+    Args:
+        fixed: Picture `(1, 1, H, W)` and mask, of the level that was polished.
+        moving: The same of the other.
+        level_matrix: The answer in pixels of that level.
+    """
+    h, w = fixed[0].shape[-2:]
+    side = min(_PATCH, h // _PATCHES, w // _PATCHES)
+    outer = side + 2 * _FINE_REACH
+    # First rows and columns of the patches with their margin, which may hang over the border.
+    tops, lefts = ([round((k + 0.5) * n / _PATCHES - 0.5 * outer) for k in range(_PATCHES)] for n in (h, w))
+    shifts = torch.eye(3, dtype=torch.float64).repeat(_PATCHES**2, 1, 1)
+    shifts[:, :2, 2] = torch.tensor([(x, y) for x in lefts for y in tops], dtype=torch.float64)
+    matrices = torch.as_tensor(level_matrix)
+    fields = []
+    for (image, weight), at in ((fixed, shifts), (moving, matrices @ shifts)):
+        reader = Reader(image, mask_or_none(weight), (image.shape[-2], image.shape[-1]))
+        values, valid = reader.on_grid(at, (outer, outer))
+        smooth = torch.nn.functional.avg_pool2d(values, 3, stride=1, padding=1)
+        gx, gy = central_differences(smooth)
+        energy = (gx * gx + gy * gy) * valid
+        floor = 0.5 * float(energy.sum() / valid.sum().clamp_min(1e-6)) ** 0.5 + 1e-12
+        fields.append((orientation(smooth, valid, 0.0, floor), valid))
+    (f, seen_f), (m, seen_m) = fields
+    both = seen_f * seen_m
+    inner = slice(_FINE_REACH, _FINE_REACH + side)
+    m = turned(m, matrices.expand(len(m), 3, 3)) * both
+    f = (f * both)[..., inner, inner]
+    surfaces = _surfaces(f, m, _FINE_REACH)[0]
+    energy = f.square().sum((1, 2, 3)) * m[..., inner, inner].square().sum((1, 2, 3))
+    best, here = surfaces.amax((1, 2)), surfaces[:, _distance(_FINE_REACH) <= _NEAR].amax(1)
+    speak = (best > _CLEAR * energy.sqrt().clamp_min(1e-6)) & (energy > _STRONG * energy.max())
+    # Along an edge a patch may slide: it speaks against an answer only where that fits clearly worse.
+    against = speak & (here < _AS_GOOD * best)
+    # Two that agree are taken for granted: one that errs among few says little.
+    return 1 - float(against.sum()) / float(speak.sum() + 2)

@@ -12,7 +12,7 @@ LAYERS = (
     ("transforms", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample", "appearance",
      "histograms", "spectral", "plane", "words", "png", "tiff", "netpbm", "picture", "canvas", "kernels", "source",
      "tiles"),
-    ("search", "refine", "ladder", "polish", "descent", "verdict", "climb",
+    ("search", "refine", "ladder", "light", "polish", "descent", "verdict", "climb",
      "alignment", "decoding", "encoding", "images", "record", "resample", "kinds", "outputs",
      "averages"),
     ("align", "center", "stn", "gradmap", "laying"),

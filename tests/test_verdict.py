@@ -8,12 +8,12 @@ from scenes import Blobs, about_centre, pair
 
 from imgalign.ladder import Ladder
 from imgalign.search import Hypothesis
-from imgalign.verdict import Evidence, collect, probability, reasons
+from imgalign.verdict import Evidence, collect, fine_agreement, probability, reasons
 
 SIZE = (120, 144)
 SCENE, OTHER = (Blobs(seed, 144, count=300, sigma=(2, 6)) for seed in (41, 4321))
 TRUTH = about_centre(SIZE, shift=(4, -3), angle_deg=12)
-GOOD = Evidence(40, 1.0, 1.2, -5, 0.9, 1.2, 0.95, 0.9, 3.5)
+GOOD = Evidence(40, 1.0, 1.2, 3.0, 0.9, 1.2, 0.95, 0.9, 3.5)
 
 
 def planes(array):
@@ -25,10 +25,7 @@ def evidence(fixed, moving, matrix, rivals=()):
     ladder = Ladder(planes(fixed), planes(moving), 1)
     rung = ladder.rung(ladder.reductions[-1], 1.0)
     answer = Hypothesis(matrix, 50.0)
-    return collect(
-        rung.problem, rung.to_level(matrix), hypotheses=[answer, *rivals], answer=answer, size_hw=SIZE,
-        corner_sigma_px=0.02, overlap=0.9, correlation=0.9,
-    )  # fmt: skip
+    return collect(rung.problem, rung.to_level(matrix), [answer, *rivals], SIZE)
 
 
 def test_the_right_answer_agrees_in_every_part():
@@ -82,8 +79,21 @@ def test_constant_pictures_are_evidence_of_nothing():
 
 
 def test_predicted_error_is_measured_by_what_counts_as_right():
-    seen = evidence(*pair(SCENE, SIZE, TRUTH), TRUTH)
-    assert seen.precision == pytest.approx(math.log(0.02 / (0.01 * math.hypot(*SIZE))))
+    seen = replace(evidence(*pair(SCENE, SIZE, TRUTH), TRUTH), corner_sigma_px=0.05)
+    assert seen.precision == pytest.approx(math.log(0.05 / (0.01 * math.hypot(*SIZE))))
+
+
+@pytest.mark.parametrize(("off", "least", "most"), [((0, 0), 0.9, 1), ((1, 0.5), 0.9, 1), ((4, -3), 0, 0.3)])
+def test_patches_of_the_finest_level_see_what_is_off_by_some_pixels(off, least, most):
+    size = (300, 360)
+    truth = about_centre(size, shift=(4, -3), angle_deg=12)
+    fixed, moving = (planes(p) for p in pair(Blobs(41, 360, count=2000, sigma=(2, 6)), size, truth))
+    assert least <= fine_agreement(fixed, moving, about_centre(size, shift=off) @ truth) <= most
+
+
+def test_patches_of_mere_noise_say_nothing():
+    fixed, moving = (planes(np.random.default_rng(k).normal(0, 1, SIZE)) for k in (1, 2))
+    assert fine_agreement(fixed, moving, np.eye(3)) > 0.8
 
 
 @pytest.mark.parametrize(
@@ -99,9 +109,9 @@ def test_probability_falls_with_any_figure(worse):
 
 
 def test_figures_beyond_all_bounds_give_a_probability():
-    extreme = Evidence(1e30, 1, 1e9, -1e9, 1, 1e9, 1, 1, 1e9)
+    extreme = Evidence(1e30, 1, 1e9, 1e-9, 1, 1e9, 1, 1, 1e9)
     assert 0 <= probability(extreme) <= 1
-    assert 0 <= probability(Evidence(0, 0, -1e9, 1e9, 0, -1e9, 0, 0, -1e9)) <= 1
+    assert 0 <= probability(Evidence(0, 0, -1e9, 1e-9, 0, -1e9, 0, 0, -1e9, corner_sigma_px=math.inf)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,7 @@ def test_figures_beyond_all_bounds_give_a_probability():
         ({"margin": 0.02, "rival_px": 31.0}, "second position fits almost as well (corners 31 px away)"),
         ({"peak": 3.0, "parts": 0.2}, "little in common"),
         ({"parts": 0.4}, "only 40 % of the structure agrees"),
-        ({"precision": 0.5}, "predicted corner error is above"),
+        ({"corner_sigma_px": 5.0}, "predicted corner error is above"),
         ({}, "too weak"),
     ],
 )
