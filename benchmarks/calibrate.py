@@ -24,8 +24,9 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
     """Kind, evidence, corner error and predicted corner error of every attempt on some pairs."""
     import torch
 
-    from imgalign.align import Pair, Wanted
+    from imgalign.engine import Pair, Wanted
     from imgalign.plane import plane
+    from imgalign.search import Hypothesis
     from imgalign.transforms import corner_distance
 
     torch.set_num_threads(1)
@@ -36,10 +37,13 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
         cpu = torch.device("cpu")
         with torch.no_grad():
             pair = Pair(plane(p.fixed, None, cpu, "fixed"), plane(p.moving, None, cpu, "moving"), wanted)
+            seen: list[Hypothesis] = []
             for starts, wide in pair.attempts("auto"):
-                answer = pair.answer(starts, wide=wide)
-                if answer is None:
+                candidate = pair.candidate(starts, wide=wide)
+                if candidate is None or not pair.is_new(candidate, seen):
                     continue
+                seen.append(candidate.ranked[0])
+                answer = pair.answer(candidate)
                 matrix = answer.polished.moving_from_fixed
                 truth = p.moving_from_fixed
                 error = math.inf if truth is None else corner_distance(matrix, truth, p.fixed.shape[:2])

@@ -19,6 +19,9 @@ from imgalign.transforms import MODELS, Model, local_scale
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
 _LEVELS = 2  # of the ladder: 96 and 192 pixels on the longer side
+_FEW = 2  # hypotheses that are all refined to the end
+_FIRST_STEPS = 3
+_FAR_BEHIND = 0.6  # of the best score, after the first steps
 _TOLERANCE = 0.05  # level pixels: the level above starts from there
 _BEHIND = 0.65  # a hypothesis whose score is less than this share of the best one's is dropped
 
@@ -130,9 +133,15 @@ class Ladder:
                     blurred, far.final, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
                 )
                 starts.append(far.final)
-            state = refine(
-                rung.problem, torch.cat(starts), model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first
-            )
+            start = torch.cat(starts)
+            if len(start) > _FEW:
+                # What is far behind after some steps does not catch up.
+                state = refine(
+                    rung.problem, start, model, iterations=_FIRST_STEPS, tolerance_px=_TOLERANCE, hold_overlap=first
+                )
+                score = _scores(state, rung)
+                start = state.final[score > _FAR_BEHIND * score.max()]
+            state = refine(rung.problem, start, model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first)
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)
 
@@ -142,12 +151,17 @@ def _eased(problem: Problem, start: torch.Tensor) -> torch.Tensor:
     return refine(problem, start, MODELS["affine"], iterations=8, tolerance_px=0.05, hold_overlap=True).final
 
 
-def _ranked(state: State, rung: Rung) -> list[Hypothesis]:
+def _scores(state: State, rung: Rung) -> torch.Tensor:
+    """Scores of a batch as `Hypothesis` has them; those without a position get minus infinity."""
     pixels = state.overlap * float(rung.problem.weight.sum())
     score = torch.atanh(state.correlation.clamp(0, 0.999)) * pixels.clamp_min(0).sqrt()
     finite = torch.isfinite(state.final).all((1, 2)) & (state.overlap > 0)
+    return torch.where(finite, score, -math.inf)
+
+
+def _ranked(state: State, rung: Rung) -> list[Hypothesis]:
     return [
         Hypothesis(rung.to_full(m.numpy()), float(s))
-        for m, s, ok in zip(state.final, score, finite, strict=True)
-        if ok
+        for m, s in zip(state.final, _scores(state, rung), strict=True)
+        if math.isfinite(float(s))
     ]

@@ -47,10 +47,10 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
         image = masked_blur(image, weight, sigma)
     block_from_level = torch.as_tensor(level_from_full(whole) @ np.linalg.inv(level_from_full(reduction)))[None]
     # The last level pixel may hang half a block over the border; its value is the border's, and that is fine.
-    image = Reader(image, None, image.shape[-2:]).values(*mapped_planes(block_from_level, size_hw, image.dtype))
-    if is_whole(weight):
-        return image, torch.ones_like(image)
-    return image, Reader(weight, None, weight.shape[-2:]).values(*mapped_planes(block_from_level, size_hw, weight.dtype))
+    points = mapped_planes(block_from_level, size_hw, image.dtype)
+    seen_hw = (image.shape[-2], image.shape[-1])
+    image = Reader(image, None, seen_hw).values(*points)
+    return image, torch.ones_like(image) if is_whole(weight) else Reader(weight, None, seen_hw).values(*points)
 
 
 def is_whole(weight: Weight) -> bool:

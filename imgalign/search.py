@@ -143,13 +143,13 @@ def _correlate(
         overlap, own_fixed, own_moving = (correlated(a, b, frame // 2).mul_(4) for a, b in coarse_spectra)
         norm = (own_fixed.clamp_min_(1e-3) * own_moving.clamp_min_(1e-3)).rsqrt_()
         overlap = torch.where(overlap > least, overlap, 0.0)
-        for row, z, (x, y) in _peaks(inner, norm, overlap, peaks):
-            matrix = turned[row]
+        for row, z, place in _peaks(inner, norm, overlap, peaks):
+            matrix, shift = turned[row], place
             if half_turned:
                 # A canvas turned by half a circle is itself read backwards, and so correlating is convolving.
                 matrix = matrix @ np.array([[-1, 0, side - 1], [0, -1, side - 1], [0, 0, 1.0]])
-                x, y = ((side - 1 - d) % frame for d in (x, y))
-            dx, dy = (d - frame if d >= side - spare // 2 else d for d in (x, y))
+                shift = ((side - 1 - place[0]) % frame, (side - 1 - place[1]) % frame)
+            dx, dy = (d - frame if d >= side - spare // 2 else d for d in shift)
             found.append(Hypothesis(matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]]), z))
     return found
 
@@ -191,9 +191,7 @@ def _coarse_spectrum(image: Image, frame: int) -> Tensor:
     return torch.fft.rfft2(nn.avg_pool2d(even, 2), s=(frame // 2, frame // 2))
 
 
-def _peaks(
-    inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int
-) -> Iterator[tuple[int, float, tuple[int, int]]]:
+def _peaks(inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int) -> Iterator[tuple[int, float, tuple[int, int]]]:
     """Where scores are highest: the row, the score and the place `(x, y)` of each.
 
     A score is the correlation (`inner` times `norm`) as Fisher's z, times the root of the overlap. `norm` and

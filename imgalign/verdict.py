@@ -108,9 +108,7 @@ def probability(evidence: Evidence) -> float:
     return 1 / (1 + math.exp(-max(-40.0, min(x, 40.0))))
 
 
-def collect(
-    problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], size_hw: tuple[int, int]
-) -> Evidence:
+def collect(problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], size_hw: tuple[int, int]) -> Evidence:
     """Look at an answer afresh, before its error and its correlation on the finest level are known.
 
     Args:

@@ -15,6 +15,7 @@ LAYERS = (
     ("search", "refine", "ladder", "light", "polish", "descent", "verdict", "climb",
      "alignment", "decoding", "encoding", "images", "record", "resample", "kinds", "outputs",
      "averages"),
+    ("engine",),
     ("align", "center", "stn", "gradmap", "laying"),
     ("pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),
     ("cli",),

@@ -1,0 +1,321 @@
+"""One pair of pictures on its way from starts to an answer.
+
+planes -> start (cheap ones first) -> ladder -> candidate -> polish -> verdict -> answer
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from imgalign import verdict
+from imgalign._types import Matrix3
+from imgalign.alignment import Alignment
+from imgalign.coords import corners, level_from_full
+from imgalign.decompose import decompose, jacobians
+from imgalign.descent import descend
+from imgalign.errors import OptionError
+from imgalign.ladder import Ladder
+from imgalign.plane import Plane
+from imgalign.polish import Polished, polish
+from imgalign.search import Hypothesis, distinct, full_range, search
+from imgalign.transforms import Model, corner_distance, get_model, local_scale
+
+_BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
+_NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
+_MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
+_LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
+_SAME = 0.3  # pixels of the level on which it was judged: an answer that moves by less is not judged again
+_PROMISING = 0.5  # a candidate of less probability is polished only when there is no other
+_SURE = 0.97  # a cheap start with this probability needs no search
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options that shape a result."""
+
+    model: str = "affine"
+    loss: str = "auto"
+    optimizer: str = "lm"
+    sampler: str = "cubic"
+    levels: int | None = None
+    iterations: int | None = None
+    lr: float | None = None
+    max_shift: float | None = None
+    max_rotation: float | None = None
+    max_scale: float | None = None
+    allow_mirror: bool = False
+    precision: float = 0.01
+    trust: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the ladder made of one set of starts, best first, and what speaks for the best."""
+
+    ranked: list[Hypothesis]
+    evidence: verdict.Evidence
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one candidate."""
+
+    polished: Polished
+    evidence: verdict.Evidence
+    probability: float
+
+
+class Pair:
+    """One pair of pictures on its way from starts to an answer; keeps what several attempts share."""
+
+    def __init__(self, fixed: Plane, moving: Plane, wanted: Wanted) -> None:
+        self.fixed, self.moving, self.wanted = fixed, moving, wanted
+        self.model = get_model(wanted.model)
+        self.size_hw = fixed.size_hw
+        pixels = max(math.prod(fixed.size_hw), math.prod(moving.size_hw))
+        self.base = max(1, math.ceil(math.sqrt(pixels / _BASE_PIXELS)))
+        shortest = min(*fixed.size_hw, *moving.size_hw)
+        self.base = min(self.base, max(1, shortest // 32))
+        self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
+        self.near = _LIKE * max(self.size_hw)
+        self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
+
+    def best(self, init: Any) -> Answer | None:
+        """The most probable answer, from starts as dear as it takes."""
+        best: Answer | None = None
+        waiting: list[Candidate] = []
+        seen: list[Hypothesis] = []
+        for starts, wide in self.attempts(init):
+            candidate = self.candidate(starts, wide=wide)
+            if candidate is None or not self.is_new(candidate, seen):
+                continue
+            seen.append(candidate.ranked[0])
+            waiting = sorted([*waiting, candidate], key=lambda c: c.probability)
+            # To polish what is not promising takes longer than to look for something better.
+            if waiting[-1].probability >= _PROMISING:
+                best = _better(best, self.answer(waiting.pop()))
+                if best.probability >= _SURE:
+                    return best
+        if waiting and (best is None or best.probability < self.wanted.trust):
+            best = _better(best, self.answer(waiting.pop()))
+        return best
+
+    def is_new(self, candidate: Candidate, seen: list[Hypothesis]) -> bool:
+        """Whether a candidate lies apart from all that were seen before."""
+        first = candidate.ranked[0].moving_from_fixed
+        return all(corner_distance(first, h.moving_from_fixed, self.size_hw) > self.near for h in seen)
+
+    def candidate(self, starts: list[Hypothesis], *, wide: bool) -> Candidate | None:
+        """The best that the ladder makes of some starts."""
+        began = time.perf_counter()
+        ranked = self.ladder.climb(starts, self.model, self.size_hw, wide=wide)
+        ranked = [h for h in ranked if self.allowed(h.moving_from_fixed)]
+        self.seconds["refine"] += time.perf_counter() - began
+        if not ranked:
+            return None
+        evidence = self.judge(ranked)
+        return Candidate(ranked, evidence, verdict.probability(evidence))
+
+    def answer(self, candidate: Candidate) -> Answer:
+        """A candidate as exact as it gets, and what speaks for it."""
+        began = time.perf_counter()
+        best = candidate.ranked[0]
+        polished = self.polish(best.moving_from_fixed)
+        for _ in range(2):
+            # Far from where it started, the last level has not seen the neighbourhood of its own answer.
+            if corner_distance(best.moving_from_fixed, polished.moving_from_fixed, self.size_hw) < _NEAR * self.base:
+                break
+            better = self.ladder.again(polished.moving_from_fixed, self.model, self.size_hw)
+            if better is None or better.score < best.score:
+                break
+            best = better
+            polished = self.polish(best.moving_from_fixed)
+        self.seconds["refine"] += time.perf_counter() - began
+        evidence, matrix = candidate.evidence, polished.moving_from_fixed
+        if corner_distance(candidate.ranked[0].moving_from_fixed, matrix, self.size_hw) > _SAME * self.judged_at:
+            evidence = self.judge([Hypothesis(matrix, best.score), *candidate.ranked[1:]])
+        evidence = replace(
+            evidence,
+            corner_sigma_px=corner_sigma(polished, self.model, self.size_hw),
+            fine_parts=self.fine_agreement(matrix),
+            overlap=polished.overlap,
+            correlation=polished.correlation,
+        )
+        return Answer(polished, evidence, verdict.probability(evidence))
+
+    def descended(self, best: Answer) -> Answer:
+        """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""
+        w = self.wanted
+        began = time.perf_counter()
+        level = level_from_full(self.base)
+        full = np.linalg.inv(level)
+        matrix, history = descend(
+            self.fixed.at(self.base),
+            self.moving.at(self.base),
+            level @ best.polished.moving_from_fixed @ full,
+            self.model,
+            loss="robust" if w.loss == "auto" else w.loss,
+            optimizer="lbfgs" if w.optimizer == "lm" else w.optimizer,
+            sampler=w.sampler,
+            levels=w.levels or 2,
+            iterations=w.iterations,
+            lr=w.lr,
+        )
+        matrix = full @ matrix @ level
+        polished = replace(best.polished, moving_from_fixed=matrix / matrix[2, 2], history=tuple(history))
+        self.seconds["refine"] += time.perf_counter() - began
+        return replace(best, polished=polished)
+
+    def polish(self, moving_from_fixed: Matrix3) -> Polished:
+        """The last levels: as fine as the precision asks, all the way on pictures of moderate size."""
+        for coarse in self._on_the_way():
+            moving_from_fixed = self._polish_at(moving_from_fixed, coarse, rounds=1).moving_from_fixed
+        reduction = self.base
+        done = self._polish_at(moving_from_fixed, reduction)
+        finest = max(1, math.ceil(math.sqrt(math.prod(self.size_hw) / _MOST_PIXELS)))
+        while reduction > finest and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
+            reduction = max(finest, reduction // 2)
+            done = self._polish_at(done.moving_from_fixed, reduction)
+        return done
+
+    def _on_the_way(self) -> list[int]:
+        """Reductions between the ladder's last level and the base, halving: each brings the next within its basin."""
+        last = self.ladder.reductions[-1] * self.base
+        return [self.base * k for k in (8, 4, 2) if self.base * k < 0.75 * last]
+
+    def _polish_at(self, moving_from_fixed: Matrix3, reduction: int, rounds: int = 3) -> Polished:
+        level = level_from_full(reduction)
+        full = np.linalg.inv(level)
+        done = polish(
+            self.fixed.at(reduction),
+            self.moving.at(reduction),
+            level @ moving_from_fixed @ full,
+            self.model,
+            rounds=rounds,
+            # On large pictures the finest detail costs more than it is worth once the precision is reached.
+            enough_px=0.5 * self.wanted.precision / reduction if math.prod(self.size_hw) > _BASE_PIXELS else 0.0,
+            iterations=self.wanted.iterations or 10,
+            robust=self.wanted.loss in ("auto", "robust", "lncc"),
+            light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),
+        )
+        matrix = full @ done.moving_from_fixed @ level
+        # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
+        return replace(done, moving_from_fixed=matrix / matrix[2, 2], covariance=done.covariance * reduction**2)
+
+    def fine_agreement(self, moving_from_fixed: Matrix3) -> float:
+        """`verdict.fine_agreement` on the base level, both pictures at about one density."""
+        scale = local_scale(moving_from_fixed, self.size_hw)
+        r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
+        matrix = level_from_full(r_moving) @ moving_from_fixed @ np.linalg.inv(level_from_full(r_fixed))
+        return verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), matrix)
+
+    @property
+    def judged_at(self) -> float:
+        """Full-size pixels per pixel of the middle level, on which answers are judged."""
+        return self.base * self.ladder.reductions[min(1, len(self.ladder.reductions) - 1)]
+
+    def judge(self, ranked: list[Hypothesis]) -> verdict.Evidence:
+        """Evidence for and against the first of some hypotheses, on a middle level."""
+        began = time.perf_counter()
+        answer = ranked[0].moving_from_fixed
+        rung = self.ladder.rung(self.judged_at / self.base, local_scale(answer, self.size_hw))
+        evidence = verdict.collect(rung.problem, rung.to_level(answer), ranked, self.size_hw)
+        self.seconds["verdict"] += time.perf_counter() - began
+        return evidence
+
+    def allowed(self, moving_from_fixed: Matrix3) -> bool:
+        """Within the bounds that the user set."""
+        w = self.wanted
+        if w.max_shift is None and w.max_rotation is None and w.max_scale is None:
+            return True
+        numbers = decompose(moving_from_fixed, self.size_hw)
+        shift = math.hypot(*numbers.shift_px)
+        scale = local_scale(moving_from_fixed, self.size_hw)
+        return (
+            (w.max_shift is None or shift <= w.max_shift)
+            and (w.max_rotation is None or abs(numbers.rotation_deg) <= w.max_rotation + 1e-6)
+            and (w.max_scale is None or 1 / w.max_scale - 1e-6 <= scale <= w.max_scale + 1e-6)
+        )
+
+    def cheap_starts(self, init: Any) -> list[Hypothesis]:
+        """Identity, centres on each other, the best shifts: what a nearly aligned pair needs."""
+        centre = np.eye(3)
+        for axis in (0, 1):
+            centre[axis, 2] = (self.moving.size_hw[1 - axis] - self.size_hw[1 - axis]) / 2
+        if isinstance(init, Alignment):
+            init = init.moving_from_fixed
+        if not isinstance(init, str):
+            matrix = np.asarray(init, float)
+            if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+                raise OptionError("init must be a 3 x 3 matrix of finite numbers that can be inverted")
+            return [Hypothesis(matrix, 0.0)]
+        if init == "identity":
+            return [Hypothesis(np.eye(3), 0.0)]
+        if init == "center":
+            return [Hypothesis(centre, 0.0)]
+        shifts = self._search(full_range("translate", 0, 1, False), peaks=12 if self.model.name == "translate" else 3)
+        if init == "phase":
+            return shifts
+        return distinct([*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)], self.size_hw, self.near, 5)
+
+    def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
+        """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""
+        auto = isinstance(init, str) and init == "auto"
+        cheap = self.cheap_starts(init)
+        yield cheap, not auto
+        if not auto:
+            return
+        found = cheap
+        if self.model.name != "translate" or self.wanted.allow_mirror:
+            found = self.full_search()
+            yield found, False
+        yield found, True
+
+    def full_search(self) -> list[Hypothesis]:
+        """Hypotheses over the whole range of the model and the bounds."""
+        w = self.wanted
+        span = full_range(
+            w.model, 180.0 if w.max_rotation is None else w.max_rotation, w.max_scale or 2.0, w.allow_mirror
+        )
+        return self._search(span, peaks=1 if len(span.rotations_deg) > 4 else 6)
+
+    def _search(self, span: Any, peaks: int) -> list[Hypothesis]:
+        began = time.perf_counter()
+        level = level_from_full(self.base)
+        found = search(self.fixed.at(self.base), self.moving.at(self.base), span, peaks=peaks)
+        full = [Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found]
+        full = [h for h in full if self.allowed(h.moving_from_fixed)]
+        best = distinct(full, self.size_hw, 0.06 * math.hypot(*self.size_hw), 12)
+        self.seconds["start"] += time.perf_counter() - began
+        return best
+
+
+def _better(best: Answer | None, other: Answer) -> Answer:
+    return other if best is None or other.probability > best.probability else best
+
+
+def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> float:
+    """Predicted standard deviation of a mapped corner, px (root mean square over the corners)."""
+    c = corner_covariance(polished, model, size_hw)
+    return float(math.sqrt(max(np.trace(c), 0.0) / 4))
+
+
+def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]) -> np.ndarray:
+    """`(8, 8)` covariance of the mapped corners, px^2, from that of the parameters."""
+    points = corners(size_hw)
+    homogeneous = np.c_[points, np.ones(4)]
+    slopes = jacobians(polished.moving_from_fixed, points)
+    columns = []
+    for generator in model.generators(size_hw):
+        moved = homogeneous @ generator.T
+        shift = moved[:, :2] - points * moved[:, 2:]
+        columns.append(np.einsum("nij,nj->ni", slopes, shift).ravel())
+    jacobian = np.nan_to_num(np.stack(columns, 1), nan=1e6, posinf=1e6, neginf=-1e6)
+    out = jacobian @ polished.covariance.numpy() @ jacobian.T
+    return np.asarray(0.5 * (out + out.T))
