@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgalign.align import align
+    from imgalign.align import align, prepare
     from imgalign.alignment import Alignment, load
     from imgalign.center import center
     from imgalign.errors import (
@@ -46,10 +46,12 @@ __all__ = [
     "center",
     "gradmap",
     "load",
+    "prepare",
 ]
 
 _HOME = {
     "align": "align",
+    "prepare": "align",
     "Alignment": "alignment",
     "load": "alignment",
     "center": "center",

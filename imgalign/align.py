@@ -54,6 +54,7 @@ def align(
     Args:
         fixed: The picture that stays: NumPy `(H, W)` or `(H, W, C)` of any dtype, PIL image, or tensor `(H, W)`,
             `(C, H, W)` or `(B, C, H, W)`. Two or four channels end in alpha; NaN and alpha are masks by themselves.
+            Or what `prepare` made of it.
         moving: The picture brought to it, in any of these forms, of any size.
         model: `translate`, `rigid`, `similarity`, `affine` or `homography`.
         loss: `auto` and `robust` let occluders go, `ssd` and `ncc` are plain squares, `lncc` solves gain and bias
@@ -99,7 +100,7 @@ def align(
     with torch.no_grad():
         if not batched:
             return _align_pair(
-                plane(fixed, mask, where, "fixed"), plane(moving, moving_mask, where, "moving"), init, wanted
+                _ready(fixed, mask, where, "fixed"), _ready(moving, moving_mask, where, "moving"), init, wanted
             )
         if len(set(batched)) != 1:
             raise ShapeError(f"fixed and moving must have one batch size, got {batched[0]} and {batched[1]}")
@@ -109,13 +110,37 @@ def align(
 
         return tuple(
             _align_pair(
-                plane(row(fixed, i), mask, where, "fixed"),
-                plane(row(moving, i), moving_mask, where, "moving"),
+                _ready(row(fixed, i), mask, where, "fixed"),
+                _ready(row(moving, i), moving_mask, where, "moving"),
                 init,
                 wanted,
             )
             for i in range(batched[0])
         )
+
+
+def prepare(picture: Any, *, mask: Any = None, device: str = "auto") -> Plane:
+    """Make a picture ready to be the `fixed` of several alignments: what depends on it alone is then done once.
+
+    Args:
+        picture: In any form that `align` takes, but a batch.
+        mask: `(H, W)` weights, 0 to 1, in place of the `mask` of `align`.
+        device: As in `align`, and the same there.
+
+    Raises:
+        ShapeError: If it cannot be aligned.
+        DeviceError: If there is no such device.
+    """
+    with torch.no_grad():
+        return plane(picture, mask, _device(device), "fixed")
+
+
+def _ready(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
+    if not isinstance(picture, Plane):
+        return plane(picture, mask, device, role)
+    if mask is not None:
+        raise OptionError(f"a prepared {role} picture has its mask already; give the mask to prepare()")
+    return picture
 
 
 def _keep_freed_memory() -> None:

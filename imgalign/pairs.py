@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -262,12 +263,25 @@ def align_pictures(
     """
     from imgalign.align import align
 
-    read = {"init": start, "mask": mask, "moving_mask": moving_mask}
-    result = align(comparable(fixed), comparable(moving), **{**vars(finding), **read})
+    read = {"init": start, "mask": None, "moving_mask": moving_mask}
+    result = align(_prepared(fixed, mask), comparable(moving), **{**vars(finding), **read})
     named = {"init": finding.init, "mask": _name(finding.mask), "moving_mask": _name(finding.moving_mask)}
     files = {"fixed": _known(fixed), "moving": _known(moving)}
     assert isinstance(result, Alignment)  # a tuple comes of batches only
     return replace(result, files=files, options={**result.options, **named})
+
+
+_PREPARED: WeakKeyDictionary[Picture, tuple[NDArray[np.float32] | None, Any]] = WeakKeyDictionary()
+
+
+def _prepared(fixed: Picture, mask: NDArray[np.float32] | None) -> Any:
+    """A picture ready to be aligned to; it is kept as long as the picture, for the next one of the same FIXED."""
+    from imgalign.align import prepare
+
+    kept = _PREPARED.get(fixed)
+    if kept is None or kept[0] is not mask:
+        kept = _PREPARED[fixed] = (mask, prepare(comparable(fixed), mask=mask))
+    return kept[1]
 
 
 def write_result(

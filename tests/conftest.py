@@ -106,9 +106,14 @@ def fake_align(monkeypatch):
         }
         return Alignment(**fields)
 
-    align.calls, align.outcomes = calls, outcomes
+    def prepare(picture, *, mask=None):
+        prepared.append({"picture": picture, "mask": mask})
+        return picture
+
+    prepared = []
+    align.calls, align.outcomes, align.prepared = calls, outcomes, prepared
     module = ModuleType("imgalign.align")
-    module.align = align
+    module.align, module.prepare = align, prepare
     monkeypatch.setitem(sys.modules, "imgalign.align", module)
     return align
 

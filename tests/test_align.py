@@ -5,7 +5,7 @@ from PIL import Image
 from scenes import Blobs, about_centre, corner_error, pair, render
 
 from imgalign import verdict
-from imgalign.align import align
+from imgalign.align import align, prepare
 from imgalign.descent import OPTIMIZERS
 from imgalign.errors import ImgalignError, OptionError, ShapeError
 from imgalign.losses import LOSSES
@@ -307,3 +307,15 @@ def test_probability_falls_with_evidence():
     weak = verdict.Evidence(2, 0.1, -0.5, 3.0, 0.2, 0.0, 0.1, 0.1, 0.0)
     assert verdict.probability(strong) > 0.9
     assert verdict.probability(weak) < 0.1
+
+
+def test_a_prepared_picture_gives_the_same_and_brings_its_mask():
+    fixed, moving = pair(SCENE, SIZE, about_centre(SIZE, shift=(2.5, -1)))
+    mask = np.ones(SIZE)
+    mask[:, :40] = 0
+    ready = prepare(fixed, mask=mask)
+    plain = align(fixed, moving, model="translate", mask=mask).moving_from_fixed
+    for _ in range(2):
+        np.testing.assert_array_equal(align(ready, moving, model="translate").moving_from_fixed, plain)
+    with pytest.raises(OptionError, match="has its mask already"):
+        align(ready, moving, mask=mask)

@@ -72,7 +72,7 @@ def test_masks_reach_align_as_weights(pair, invoke, fake_align):
     Image.fromarray(half).save("mask.png")
     invoke("rigid", pair.fixed, pair.moving, "--mask", "mask.png", "--moving-mask", "mask.png", "--allow-mirror")
     given = fake_align.calls[0]
-    np.testing.assert_array_equal(given["mask"], half / 255)
+    np.testing.assert_array_equal(fake_align.prepared[0]["mask"], half / 255)
     np.testing.assert_array_equal(given["moving_mask"], half / 255)
     assert given["allow_mirror"] is True
 
@@ -105,6 +105,7 @@ def test_several_moving_share_fixed(pair, invoke, fake_align):
     result = invoke("rigid", pair.fixed, pair.moving, "b.png", "c.png")
     assert result.exit_code == 0
     assert len(fake_align.calls) == 3
+    assert len(fake_align.prepared) == 1
     assert "3 pictures: 3 done" in result.stderr
     assert len(written()) == 6 + 2
 

@@ -21,6 +21,7 @@ NAMES = [
     "center",
     "gradmap",
     "load",
+    "prepare",
 ]
 
 
