@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import pairs
+from imgalign.verdict import EARLY, FINE_WEIGHT
 
 MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 KINDS = ("easy", "medium", "hard", "repetitive", "stars", "modal", "unrelated")
@@ -52,15 +53,15 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
     return out
 
 
-def fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: float = 0.1) -> np.ndarray:
-    """Logistic regression by Newton's method; the first coefficient is the intercept."""
+def fit(x: np.ndarray, y: np.ndarray, known: np.ndarray, ridge: float = 0.1) -> np.ndarray:
+    """Logistic regression by Newton's method, beside known log odds; the first coefficient is the intercept."""
     a = np.c_[np.ones(len(x)), x]
     beta = np.zeros(a.shape[1])
     for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(a @ beta, -40, 40)))
+        p = 1 / (1 + np.exp(-np.clip(a @ beta + known, -40, 40)))
         penalty = ridge * np.r_[0, np.ones(len(beta) - 1)]
-        gradient = a.T @ (weight * (p - y)) + penalty * beta
-        hessian = (a * (weight * p * (1 - p))[:, None]).T @ a + np.diag(penalty + 1e-9)
+        gradient = a.T @ (p - y) + penalty * beta
+        hessian = (a * (p * (1 - p))[:, None]).T @ a + np.diag(penalty + 1e-9)
         step = np.linalg.solve(hessian, gradient)
         beta -= step
         if np.abs(step).max() < 1e-8:
@@ -104,14 +105,19 @@ def main(arguments: list[str] | None = None) -> None:
     kinds = np.array([r[0] for r in rows])
     if given.save:
         np.savez(given.save, x=x, error=error, right=right, kinds=kinds, names=names)
+    # What patches say is too rare to be fitted: it enters with the weight that it has.
+    fine = names.index("fine")
+    known = FINE_WEIGHT * x[:, fine]
+    x, names = np.delete(x, fine, 1), [n for n in names if n != "fine"]
     half = np.arange(len(rows)) % 2 == 0
-    beta = fit(x[half], right[half], np.ones(half.sum()))
-    held = 1 / (1 + np.exp(-(np.c_[np.ones((~half).sum()), x[~half]] @ beta)))
+    beta = fit(x[half], right[half], known[half])
+    held = 1 / (1 + np.exp(-(beta[0] + x[~half] @ beta[1:] + known[~half])))
     print(f"{len(rows)} attempts; held-out half:")
     report(held, right[~half], error[~half])
-    beta = fit(x, right, np.ones(len(rows)))
-    print(f"_INTERCEPT = {beta[0]:.3f}")
-    print("_WEIGHTS = {" + ", ".join(f'"{n}": {b:.3f}' for n, b in zip(names, beta[1:], strict=True)) + "}")
+    for title, columns in (("", names), ("_EARLY", list(EARLY))):
+        beta = fit(x[:, [names.index(n) for n in columns]], right, known)
+        weights = ", ".join(f'"{n}": {b:.3f}' for n, b in zip(columns, beta[1:], strict=True))
+        print(f"{title}_INTERCEPT = {beta[0]:.3f}\n{title}_WEIGHTS = {{{weights}}}")
 
 
 if __name__ == "__main__":

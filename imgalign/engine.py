@@ -29,7 +29,7 @@ _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further
 _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _SAME = 0.3  # pixels of the level on which it was judged: an answer that moves by less is not judged again
-_PROMISING = 0.5  # a candidate of less probability is polished only when there is no other
+_PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
 
 
@@ -59,7 +59,7 @@ class Candidate:
 
     ranked: list[Hypothesis]
     evidence: verdict.Evidence
-    probability: float
+    promise: float
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Pair:
             if candidate is None or not self.is_new(candidate, seen):
                 continue
             seen.append(candidate.ranked[0])
-            waiting = sorted([*waiting, candidate], key=lambda c: c.probability)
+            waiting = sorted([*waiting, candidate], key=lambda c: c.promise)
             # To polish what is not promising takes longer than to look for something better.
-            if waiting[-1].probability >= _PROMISING:
+            if waiting[-1].promise >= _PROMISING:
                 best = _better(best, self.answer(waiting.pop()))
                 if best.probability >= _SURE:
                     return best
@@ -120,7 +120,7 @@ class Pair:
         if not ranked:
             return None
         evidence = self.judge(ranked)
-        return Candidate(ranked, evidence, verdict.probability(evidence))
+        return Candidate(ranked, evidence, verdict.promise(evidence))
 
     def answer(self, candidate: Candidate) -> Answer:
         """A candidate as exact as it gets, and what speaks for it."""
