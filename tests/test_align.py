@@ -303,7 +303,7 @@ def test_small_pictures_are_aligned_or_doubted():
 
 
 def test_probability_falls_with_evidence():
-    strong = verdict.Evidence(30, 1.0, 3.0, 0.9, 1.0, 0.95, 0.9, 3.0)
+    strong = verdict.Evidence(30, 1.0, 3.0, 0.9, 1.0, 0.95, 0.9, 3.0, corner_sigma_px=0.02)
     weak = verdict.Evidence(2, 0.1, 3.0, 0.2, 0.0, 0.1, 0.1, 0.0)
     assert verdict.probability(strong) > 0.9
     assert verdict.probability(weak) < 0.1
