@@ -17,7 +17,7 @@ from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import Light, View, changing_light, mean
 from imgalign.pyramid import gaussian_response
-from imgalign.refine import Problem, State, refine, tile_scores
+from imgalign.refine import Problem, State, noise_information, refine, tile_scores
 from imgalign.sampling import mask_or_none
 from imgalign.spectral import NoiseModel, Spectrum, inner_weight, noise_model, spectrum, spline_reader
 from imgalign.transforms import Model, corner_distance, local_scale
@@ -27,8 +27,14 @@ _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors
 _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
 _ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
+_SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
+_RAMP = 4.0  # pixels over which weights rise from the moving picture's border
+_HELD = 0.1  # share by which noise in the gradients may hold a step back; of the predicted error, too
+_MOST_LEVERAGE = 0.98  # of a tile, so that one that decides alone gives a number still
+_LEAST_SIGNAL = 0.25  # share of the normal matrix that is taken for signal at least
 _SMOOTH_MARGIN = 4  # pixels at the border that the first, blurred round leaves out
 _BLOCK = 4  # pixels a side over which local contrast is taken
+_STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
 _TRUST_PIXELS = 12000  # enough of them to see how residuals grow with it
 _BORDER = 8  # pixels from the border whose interpolation may be worse
 
@@ -96,16 +102,14 @@ def polish(
     matrix = torch.as_tensor(moving_from_fixed)[None]
     history: list[float] = []
 
-    def descend(problem: Problem, tolerance: float) -> Polished:
-        state = refine(
-            problem, matrix, model, iterations=iterations, tolerance_px=tolerance, cutoff=cutoff, history=history
-        )
-        return _polished(problem, state, model, cutoff, history)
+    def descend(problem: Problem, tolerance: float, steps: int, blur_px: float = 0.0) -> Polished:
+        state = refine(problem, matrix, model, iterations=steps, tolerance_px=tolerance, cutoff=cutoff, history=history)
+        return _polished(problem, state, model, cutoff, history, blur_px)
 
     blurred = _blurred(spectra, fixed[1], mask, scale)
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
         problem = _smooth_problem(blurred, fixed[1], matrix, light)
-        smooth = descend(problem, 0.1 * _SETTLED_PX)
+        smooth = descend(problem, 0.1 * _SETTLED_PX, iterations, max(1.0, 1 / scale))
         moved = corner_distance(matrix[0].numpy(), smooth.moving_from_fixed, size_hw)
         matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
         if moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
@@ -115,13 +119,18 @@ def polish(
         plain = _plain(*spectra, fixed[1], mask, oversampling)
         found = changing_light(_view(plain, matrix), light)
         plain = replace(plain, moving=replace(plain.moving, mask=_border_mask(plain, matrix, found, moving[1])))
-        for _ in range(rounds - 1):
-            sharp = descend(_problem(plain, spectra, matrix, oversampling, found), tolerance_px)
+        for _ in range(rounds):
+            problem, held = _problem(plain, spectra, matrix, oversampling, found)
+            # Under much noise gradients serve for one step: made anew after each, they hold nothing back.
+            once = held > _HELD and moved < _ASTRAY_PX
+            sharp = descend(problem, tolerance_px, 1 if once else iterations)
             moved = corner_distance(matrix[0].numpy(), sharp.moving_from_fixed, size_hw)
             matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
-            if moved < _SETTLED_PX:
+            left = moved * (held if once else held / max(1 - held, 0.1))
+            if moved < _SETTLED_PX and left < _HELD * _corner_sigma(sharp):
                 break
             found = changing_light(_view(plain, matrix), light)
+        sharp = replace(sharp, converged=sharp.converged or once)
         # The noise of the pictures is what the unblurred ones show, whichever answer stands.
         answer = sharp if _agrees(smooth, sharp, size_hw) else replace(smooth, noise=sharp.noise)
     everywhere = replace(blurred.moving, margin=0.0)
@@ -143,7 +152,7 @@ def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool
     first, second = _corner_sigma(smooth), _corner_sigma(sharp)
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
     # Two estimates of a sigma scatter: always to take the smaller would be to take the one that flatters.
-    return second < 1.5 * first and apart < _APART * math.hypot(first, second)
+    return second < 1.5 * first and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
 
 
 def _corner_sigma(answer: Polished) -> float:
@@ -151,10 +160,12 @@ def _corner_sigma(answer: Polished) -> float:
     return math.sqrt(max(float(torch.trace(answer.covariance)), 0.0))
 
 
-def _polished(problem: Problem, state: State, model: Model, cutoff: float, history: list[float]) -> Polished:
+def _polished(
+    problem: Problem, state: State, model: Model, cutoff: float, history: list[float], blur_px: float
+) -> Polished:
     return Polished(
         moving_from_fixed=(state.final[0] / state.final[0, 2, 2]).numpy(),
-        covariance=_covariance(problem, state, model, cutoff),
+        covariance=_covariance(problem, state, model, cutoff, blur_px),
         correlation=float(state.correlation[0]),
         overlap=float(state.overlap[0]),
         noise=float(state.scale[0]),
@@ -173,9 +184,13 @@ def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
 
 def _problem(
     plain: Problem, spectra: tuple[Spectrum, Spectrum], matrix: Matrix, oversampling: int, found: Light | None
-) -> Problem:
-    """Both pictures as they are best compared, from where the transform stands now, under the light found there."""
+) -> tuple[Problem, float]:
+    """Both pictures as they are best compared, from where the transform stands now, under the light found there.
+
+    And the share of noise in the gradients (`NoiseModel.held`).
+    """
     problem, view = plain, _view(plain, matrix)
+    seen = view
     noise = noise_model(*(view if found is None else found.on(view)))
     if noise.whitening is not None:
         fixed, moving = spectra
@@ -188,7 +203,8 @@ def _problem(
     if found is not None:
         problem, view = found.solved(problem), found.on(view)
     gradient_x, gradient_y = _common_gradient(view, noise)
-    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=plain.weight * _trust(view))
+    weight = plain.weight * _trust(view, seen if found is None else None)
+    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight), noise.held
 
 
 def _blurred(spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, scale: float) -> Problem:
@@ -223,7 +239,10 @@ def _plain(
     margin: float = 0.0,
 ) -> Problem:
     image = fixed.image()
-    return Problem(image, image, image, fixed_weight, spline_reader(moving, mask, oversampling, margin))
+    # Near the border of the moving picture its continuation takes part in what is read: noise is then no longer alike
+    # between pixels and on them, and that pulls inwards. Weights that rise over some pixels keep it small.
+    reader = spline_reader(moving, mask, oversampling, margin, 0.0 if margin else _RAMP)
+    return Problem(image, image, image, fixed_weight, reader)
 
 
 def _view(problem: Problem, matrix: Matrix) -> View:
@@ -247,31 +266,74 @@ def _common_gradient(view: View, noise: NoiseModel) -> tuple[Image, Image]:
     return s.filtered(noise.denoising.on(s)).derivatives()
 
 
-def _trust(view: View) -> Weight:
-    """Weight by local contrast: residuals that grow with it (blur, light, small shifts of parts) count less there.
+def _trust(view: View, plain: View | None) -> Weight:
+    """Weight by local brightness and contrast, where residuals grow with them.
 
-    The residual's variance is fitted as a constant plus a share of the local signal power, over classes of pixels of
-    like power. Where noise is the same everywhere the share is nothing, and so all pixels count alike.
+    Photons make noise whose variance grows with brightness. Blur, changes of light and small shifts of parts leave
+    residuals that grow with local contrast. Over classes of like pixels the residual's variance is fitted as a constant
+    plus a share, first of the one, then, in units of that, of the other; pixels count by its inverse. Where noise is
+    the same everywhere the shares are nothing, and so all pixels count alike.
+
+    Brightness and contrast are those of the mean of both pictures: noise of like strength in both makes it independent
+    of their difference, so that noise alone neither sorts nor weighs residuals by their own size.
+
+    Args:
+        view: The pictures as they are compared, under one light.
+        plain: The same as they came, which alone know brightness; None under another light, whose misfit follows
+            tone curves, not photons.
     """
     f, m, _ = _standardised(view)
     valid = view.valid
+    common = (f + m).mul_(0.5)
+    bright = common if plain is None or plain is view else _mean_picture(plain)
     below = nn.avg_pool2d(valid, _BLOCK, ceil_mode=True).clamp_min(1e-3)
-    power = nn.avg_pool2d(0.5 * (f * f + m * m) * valid, _BLOCK, ceil_mode=True) / below
+    power = nn.avg_pool2d(common * common * valid, _BLOCK, ceil_mode=True) / below
     power = nn.interpolate(power, size=_size(valid), mode="bilinear")
     stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
-    seen, p, e = (x[0, 0, ::stride, ::stride].flatten() for x in (valid, power, (f - m).square_()))
-    p, e = p[seen > 0.5], e[seen > 0.5]
+    seen, c, p, e = (x[0, 0, ::stride, ::stride].flatten() for x in (valid, bright, power, (f - m).square_()))
+    seen = seen > 0.5
+    c, p, e = c[seen], p[seen], e[seen]
     if len(p) < 400:
         return torch.ones_like(valid)
-    classes = torch.argsort(p).tensor_split(12)
-    # The median is deaf to occluders; over a normal residual's square it is 0.455 of the mean.
-    x = torch.stack([p[c].mean() for c in classes]).double()
-    y = torch.stack([e[c].median() for c in classes]).double() / 0.455
+    variance = torch.ones_like(valid)
+    line = None if plain is None else _brightness_line(c, e)
+    if line is not None:
+        level, slope, least = line
+        variance = (level + slope * bright).clamp_min_(least)
+        e = e / (level + slope * c).clamp_min(least)
+    x, y = _by_class(p, e)
     floor = y[:3].min().clamp_min(1e-8)
     share = ((y - floor) * x).sum() / (x * x).sum().clamp_min(1e-20)
-    if float(share * x.mean()) < 0.3 * float(floor):
-        return torch.ones_like(valid)
-    return floor.float() / (floor.float() + share.clamp_min(0).float() * power)
+    if float(share * x.mean()) >= 0.3 * float(floor):
+        variance = variance * (1 + float((share / floor).clamp_min(0)) * power)
+    return variance.min() / variance
+
+
+def _mean_picture(view: View) -> Image:
+    f, m, _ = _standardised(view)
+    return (f + m).mul_(0.5)
+
+
+def _by_class(by: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of a quantity and variance of the residual over twelve classes of pixels, in rising order; float64."""
+    classes = torch.argsort(by).tensor_split(12)
+    x = torch.stack([by[c].mean() for c in classes]).double()
+    # The median is deaf to occluders; over a normal residual's square it is 0.455 of the mean.
+    return x, torch.stack([error[c].median() for c in classes]).double() / 0.455
+
+
+def _brightness_line(brightness: Tensor, error: Tensor) -> tuple[float, float, float] | None:
+    """Residual variance as a straight line over brightness: level, slope, least value; None where it is no line."""
+    x, y = _by_class(brightness, error)
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = (dx * dy).sum() / (dx * dx).sum().clamp_min(1e-20)
+    straight = slope * (dx * dy).sum() / (dy * dy).sum().clamp_min(1e-30)
+    ends = y.mean() + slope * dx[[0, -1]]
+    if float(straight) < _STRAIGHT or float(ends.max() - ends.min()) < 0.3 * float(y.mean()):
+        return None
+    level = y.mean() - slope * x.mean()
+    # Darker pixels than that take their noise from brighter ones beside them, which interpolation mixes in.
+    return float(level), float(slope), float(max(ends.min(), 0.1 * y.mean()))
 
 
 def _border_mask(problem: Problem, matrix: Matrix, found: Light | None, weight: Weight) -> Weight | None:
@@ -305,17 +367,41 @@ def _border_mask(problem: Problem, matrix: Matrix, found: Light | None, weight: 
     return mask_or_none(weight * table[torch.minimum(rows[:, None], columns)])
 
 
-def _covariance(problem: Problem, state: State, model: Model, cutoff: float) -> Tensor:
+def _covariance(problem: Problem, state: State, model: Model, cutoff: float, blur_px: float) -> Tensor:
     """Covariance of the parameters, `(P, P)`: the sandwich of the normal matrix and the scores of tiles.
 
     Summing squared scores (Jacobian times residual) over tiles asks nothing of the noise but that it is correlated
     over less than a tile: colour, robust weights, misfit of the light all count as they are (White 1980; Liang
-    and Zeger 1986 for clusters).
+    and Zeger 1986 for clusters). A tile that decides much by itself has drawn the answer to itself, and its score is
+    small for that: each is divided by what the others leave it (the jackknife of Bell and McCaffrey 2002, CR3).
+
+    Args:
+        problem: The two pictures.
+        state: Where they were compared last.
+        model: Which steps were allowed.
+        cutoff: As in `refine`.
+        blur_px: Of the fixed picture, where the gradients are its own: their noise, squared, is in the normal matrix
+            but not in the slope's derivative, the product of the gradients of both pictures. None of it with 0: then
+            they are of the Wiener-filtered mean, whose noise makes up just for what the filter takes off the signal.
     """
-    scores = tile_scores(problem, state, model, cutoff, _TILE)
+    scores, shares = tile_scores(problem, state, model, cutoff, _TILE)
     count, p = scores.shape
-    bread = torch.linalg.pinv(state.information(p)[0])
+    information = state.information(p)[0]
+    eye = torch.eye(p, dtype=information.dtype)
+    bread = torch.linalg.pinv(information)
+    scores = torch.linalg.solve(eye - _MOST_LEVERAGE * shares @ bread, scores[..., None])[..., 0]
     meat = scores.T @ scores
     # Few tiles know their own spread badly, and p parameters have been fitted to them (Hotelling's correction).
     meat = meat * count / max(count - p - 1, 1)
+    if blur_px > 0:
+        # White noise of half the residual's variance, blurred: that of its derivative.
+        noise = noise_information(problem, state, model, float(state.scale[0]) ** 2 / (4 * blur_px**2))
+        root = torch.linalg.cholesky(information + 1e-9 * eye * information.diagonal().mean())
+        share = torch.linalg.solve_triangular(
+            root, torch.linalg.solve_triangular(root, noise, upper=False).T, upper=False
+        )
+        values, vectors = torch.linalg.eigh(eye - share)
+        inner = vectors @ torch.diag(1 / values.clamp_min(_LEAST_SIGNAL)) @ vectors.T
+        back = torch.linalg.solve_triangular(root.T, inner, upper=True)
+        bread = torch.linalg.solve_triangular(root.T, back.T, upper=True)
     return bread @ meat @ bread

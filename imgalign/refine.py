@@ -10,7 +10,6 @@ displacement field is a polynomial of degree two at most. So they are the image 
 images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -354,20 +353,21 @@ class _Basis:
         sums = (py.T @ images) @ px
         return sums.double() if scale is None else (sums * scale).sum(1).double()
 
-
-    def tile_moments(self, image: Tensor, tile: int) -> Tensor:
-        """`(h, w)` image to `(tiles, i, j)` sums over each square tile of image * y^i * x^j, to the fields' degree."""
-        degree = self.p.shape[-1]
-
-        def cut(powers: Tensor) -> Tensor:
-            """`(i * tiles, n)`: each power within each tile, zero elsewhere."""
-            n = len(powers)
-            member = torch.arange(n) // tile == torch.arange(math.ceil(n / tile))[:, None]
-            return (powers[:, :degree].T[:, None] * member).reshape(-1, n).to(image.dtype)
-
-        sums = (cut(self.powers_y) @ image) @ cut(self.powers_x).T
-        shape = (degree, sums.shape[0] // degree, degree, sums.shape[1] // degree)
-        return sums.reshape(shape).permute(1, 3, 0, 2).reshape(-1, degree, degree).double()
+    def tile_moments(self, image: Tensor, tile: int, order: int = 1) -> Tensor:
+        """`(h, w)` image to `(tiles, i, j)` sums of image * y^i * x^j over each square tile; see `moments`."""
+        terms = order * (self.p.shape[-1] - 1) + 1
+        h, w = image.shape
+        image = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
+        # Tile by tile down the rows, then along: as many products as one sum over the whole takes.
+        down, along = (
+            torch.nn.functional.pad(powers[:, :terms].to(image.dtype), (0, 0, 0, -n % tile)).unflatten(0, (-1, tile))
+            for powers, n in ((self.powers_y, h), (self.powers_x, w))
+        )  # (tiles, tile, terms)
+        sums = down.mT @ image.unflatten(0, (-1, tile))  # (tiles down, i, w)
+        sums = (
+            sums.unflatten(2, (-1, tile)).permute(2, 0, 1, 3).flatten(1, 2) @ along
+        )  # (tiles along, tiles down * i, j)
+        return sums.unflatten(1, (-1, terms)).transpose(0, 1).flatten(0, 1).double()
 
 
 @lru_cache(maxsize=64)
@@ -403,11 +403,14 @@ def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
     return out[:, : degree + 1, : degree + 1]
 
 
-def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, tile: int) -> Tensor:
-    """Jacobian times residual at the first row's matrix, summed over square tiles: `(tiles, P)`, float64.
+def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, tile: int) -> tuple[Tensor, Tensor]:
+    """What each square tile says at the first row's matrix: its share of the slope and of the normal matrix.
 
-    Bias and gain are eliminated as in `State.information`. At the minimum the tiles sum to nothing; how far
+    Bias and gain are eliminated as in `State.information`. At the minimum the slopes sum to nothing; how far
     they scatter says how well the parameters are known.
+
+    Returns:
+        `(tiles, P)` Jacobian times residual and `(tiles, P, P)` Jacobian times Jacobian, sums over each tile, float64.
     """
     moving, valid = problem.read(state.matrices[:1])
     fixed_n, moving_n, gain, _ = _normalised(problem.fixed, moving, valid)
@@ -421,13 +424,33 @@ def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, til
         padded = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
         return (torch.nn.functional.avg_pool2d(padded, tile) * tile**2).flatten().double()
 
-    along_x, along_y = (
-        basis.tile_moments((g * gain * wr).sum((0, 1)), tile) for g in (problem.gradient_x, problem.gradient_y)
-    )
+    gx, gy = problem.gradient_x * gain, problem.gradient_y * gain
+    along_x, along_y = (basis.tile_moments((g * wr).sum((0, 1)), tile) for g in (gx, gy))
     geometry = torch.einsum("tij,kij->tk", along_x, basis.p) + torch.einsum("tij,kij->tk", along_y, basis.q)
     nuisance = [tiles(wr.sum(1, keepdim=True)), tiles((wr * 0.5 * (fixed_n + moving_n)).sum(1, keepdim=True))]
     count = model.parameter_count
     normal = state.normal[0]
     mixing = torch.linalg.solve(normal[count:, count:] + 1e-9 * torch.eye(2), normal[count:, :count])
     scores = geometry - torch.stack(nuisance, 1) @ mixing
-    return scores[tiles(valid) > 0]
+    wx = weight * gx
+    products = ((wx * gx, basis.pp), (wx * gy, basis.pq), (weight * gy * gy, basis.qq))
+    information = sum(
+        torch.einsum("tij,klij->tkl", basis.tile_moments(image.sum((0, 1)), tile, 2), polynomials)
+        for image, polynomials in products
+    )
+    there = tiles(valid) > 0
+    return scores[there], torch.as_tensor(information)[there]
+
+
+def noise_information(problem: Problem, state: State, model: Model, variance: float) -> Tensor:
+    """What noise in the gradients adds to the first row's normal matrix, `(P, P)`.
+
+    Args:
+        problem: The two pictures.
+        state: Where they were compared.
+        model: Which steps are allowed.
+        variance: Of the noise in the gradient along either axis, of pictures at unit contrast.
+    """
+    basis = _basis(model, problem.size_hw)
+    weight = problem.read(state.matrices[:1])[1]
+    return variance * torch.einsum("ij,klij->kl", basis.moments(weight, 2)[0, 0], basis.pp + basis.qq)

@@ -260,7 +260,8 @@ class Reader:
         kernel: `bilinear` or `cubic`.
         oversampling: Pixels of `plane` per pixel of the picture.
         pad: Pixels of `plane` before the first pixel of the picture.
-        margin: Pixels at the border that do not count, because a filter reached past them.
+        margin: Pixels at the border that do not count, because a filter reached past them, and
+        ramp: pixels behind them over which weights rise to one.
     """
 
     plane: Image
@@ -270,6 +271,7 @@ class Reader:
     oversampling: int = 1
     pad: int = 0
     margin: float = 0.0
+    ramp: float = 0.0
     _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def on_grid(self, matrices: Matrix, size_hw: tuple[int, int]) -> tuple[Image, Weight]:
@@ -296,8 +298,13 @@ class Reader:
         h, w = self.size_hw
         # About the centre one comparison does for both borders.
         slack = _SLACK * max(h, w) - self.margin
-        along_x, along_y = ((t - (n - 1) / 2).abs_() <= (n - 1) / 2 + slack for t, n in ((x, w), (y, h)))
-        valid = along_x.logical_and_(along_y)[:, None].to(self.plane.dtype)
+        along_x, along_y = ((t - (n - 1) / 2).abs_() for t, n in ((x, w), (y, h)))
+        if self.ramp > 0:
+            along_x, along_y = ((n - 1) / 2 + slack - t for t, n in ((along_x, w), (along_y, h)))
+            valid = torch.minimum(along_x, along_y).mul_(1 / self.ramp).clamp_(0, 1)[:, None]
+        else:
+            along_x, along_y = (t <= (n - 1) / 2 + slack for t, n in ((along_x, w), (along_y, h)))
+            valid = along_x.logical_and_(along_y)[:, None].to(self.plane.dtype)
         if self.mask is None:
             return valid
         at = torch.stack([x.clamp(0, w - 1), y.clamp(0, h - 1)])

@@ -5,7 +5,6 @@ periodic and smooth but for a kink at the border, and what a filter makes of the
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +83,9 @@ def _continued(image: Tensor, length: int, axis: int) -> Tensor:
     return torch.cat([image, tail], axis)
 
 
-def spline_reader(picture: Spectrum, mask: Tensor | None, oversampling: int, margin: float = 0.0) -> Reader:
+def spline_reader(
+    picture: Spectrum, mask: Tensor | None, oversampling: int, margin: float = 0.0, ramp: float = 0.0
+) -> Reader:
     """A cubic B-spline through the picture on pixels `oversampling` times finer (1 or 2), ready to be read.
 
     Cubic splines are nearly exact up to a quarter of a cycle a pixel; twice the pixels make that a half, so that
@@ -93,14 +94,18 @@ def spline_reader(picture: Spectrum, mask: Tensor | None, oversampling: int, mar
     k = oversampling
     fy, fx = picture.frequencies()
     pad = _READ_PAD * k
-    # The spline's inverse filter on the finer pixels, and a turn that moves the picture in by the padding.
-    prefilter, inset = (lambda f: 3 / (2 + torch.cos(f * (2 * math.pi / k)))), -2j * math.pi * pad / k
-    values = picture.values * (prefilter(fy) * torch.exp(inset * fy)) * (prefilter(fx) * torch.exp(inset * fx))
+
+    def prefilter(f: Tensor) -> Tensor:
+        """The spline's inverse filter on the finer pixels, and a turn that moves the picture in by the padding."""
+        return 3 / (2 + torch.cos(f * (2 * math.pi / k))) * torch.exp(-2j * math.pi * pad / k * f)
+
+    values = picture.values * prefilter(fy) * prefilter(fx)
     if k == 2:
         values = _zero_padded(values, picture.frame_hw)
     plane = torch.fft.irfft2(values, s=(k * picture.frame_hw[0], k * picture.frame_hw[1]))
     h, w = picture.size_hw
-    return Reader(plane[..., : k * h + 2 * pad, : k * w + 2 * pad], mask, picture.size_hw, "cubic", k, pad, margin)
+    plane = plane[..., : k * h + 2 * pad, : k * w + 2 * pad]
+    return Reader(plane, mask, picture.size_hw, "cubic", k, pad, margin, ramp)
 
 
 def _zero_padded(values: Tensor, frame_hw: tuple[int, int]) -> Tensor:
@@ -146,10 +151,13 @@ class NoiseModel:
     Attributes:
         whitening: Brings the noise of either picture to equal strength at all frequencies; None where it is so already.
         denoising: Wiener filter of the mean of both (whitened) pictures.
+        held: Share of noise in the gradients' power, 0 to 1; so much of a step is held back by gradients that were
+            made where it began, because the moving picture's noise fits itself best there.
     """
 
     whitening: RadialResponse | None
     denoising: RadialResponse
+    held: float
 
 
 def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) -> NoiseModel:
@@ -188,7 +196,11 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     loudest = float(noise.max())
     amplitude = (noise.clamp_min(loudest / _WHITENING**2) / loudest).rsqrt()
     whitening = None if flat else RadialResponse((amplitude / amplitude.max()).numpy())
-    return NoiseModel(whitening, RadialResponse((signal / (signal + 0.5 * noise)).numpy()))
+    denoising = signal / (signal + 0.5 * noise)
+    # Gradients raise power by the square of the frequency; the turn to white noise is a factor to both.
+    steep = denoising * count * torch.arange(rings) ** 2 / noise
+    held = float((steep * 0.5 * noise).sum() / (steep * (signal + 0.5 * noise)).sum().clamp_min(1e-30))
+    return NoiseModel(whitening, RadialResponse(denoising.numpy()), held)
 
 
 def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tensor, Tensor]:

@@ -73,12 +73,7 @@ def noisy_trials(name, count, noise=NOISE, smooth=False):
     return np.array(errors), np.array(variances)
 
 
-COLOURED = pytest.param(
-    True, marks=pytest.mark.xfail(strict=False, reason="error bars under coloured noise are too small")
-)
-
-
-@pytest.mark.parametrize("smooth", [False, COLOURED])
+@pytest.mark.parametrize("smooth", [False, True])
 def test_predicted_variance_is_the_scatter_over_noisy_trials(smooth):
     errors, variances = noisy_trials("translate", 30, smooth=smooth)
     # 60 squared normal numbers: their mean is 1 with a standard deviation of 0.18.

@@ -59,8 +59,9 @@ def test_twice_the_pixels_read_fine_waves_better():
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
     s = spectrum(tensor(wave(x, y, 0.35, 0.1)), ones())
     at = np.stack([x + 0.5, y + 0.37], -1)[None, 25:-25, 25:-25]
+    points = torch.as_tensor(at).unbind(-1)
     error = [
-        np.abs(spline_reader(s, None, k).values(*torch.as_tensor(at).unbind(-1))[0, 0].numpy() - wave(*at[0].T, 0.35, 0.1).T).max()
+        np.abs(spline_reader(s, None, k).values(*points)[0, 0].numpy() - wave(*at[0].T, 0.35, 0.1).T).max()
         for k in (1, 2)
     ]
     assert error[0] > 0.05
