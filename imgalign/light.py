@@ -92,7 +92,7 @@ def changing_light(view: View, wanted: bool | None) -> Light | None:
         # Where there is only noise the regression leaves the moving picture out, and so halves the residual, under
         # any light. The fair measure is one gain, drawn to nothing in the same way.
         both = (mean(f * f, valid) / mean_variance.clamp_min(1e-20)).sqrt()
-        noise = _noise_variance(fixed) / both.square().clamp_min(1e-20)
+        noise = noise_variance(fixed) / both.square().clamp_min(1e-20)
         gain_alone = torch.sign(mean_covariance) * both
         shrunk = up(gain_alone * (1 - noise / variance.clamp_min(1e-20)).clamp(0, 1))
         alone = mean_f - gain_alone * mean_m
@@ -102,7 +102,7 @@ def changing_light(view: View, wanted: bool | None) -> Light | None:
     return Light(gain, mean_f, mean_m)
 
 
-def _noise_variance(image: Image) -> Tensor:
+def noise_variance(image: Image) -> Tensor:
     """Variance of white noise, from every fourth row, by the median of Immerkaer's filter (1996), deaf to edges."""
     h = image.shape[-2]
     rows = [image[..., i : h - 2 + i : 4, :] for i in range(3)]

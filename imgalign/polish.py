@@ -15,7 +15,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_planes
-from imgalign.light import Light, View, changing_light, mean
+from imgalign.light import Light, View, changing_light, mean, noise_variance
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import Problem, State, noise_information, refine, tile_scores
 from imgalign.sampling import mask_or_none
@@ -35,7 +35,7 @@ _LEAST_SIGNAL = 0.25  # share of the normal matrix that is taken for signal at l
 _SMOOTH_MARGIN = 4  # pixels at the border that the first, blurred round leaves out
 _BLOCK = 4  # pixels a side over which local contrast is taken
 _STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
-_TRUST_PIXELS = 12000  # enough of them to see how residuals grow with it
+_TRUST_PIXELS = 8000  # enough of them to see how residuals grow with it
 _BORDER = 8  # pixels from the border whose interpolation may be worse
 
 
@@ -52,6 +52,7 @@ class Polished:
         loss: Robust mean squared residual.
         converged: The last step was below the tolerance.
         history: Loss after each step.
+        white_sigma_px: Predicted error of the corners if noise is white: what answers are compared by.
     """
 
     moving_from_fixed: Matrix3
@@ -62,6 +63,23 @@ class Polished:
     loss: float
     converged: bool
     history: tuple[float, ...]
+    white_sigma_px: float
+
+
+@dataclass(frozen=True)
+class _BlurredNoise:
+    """White noise of a picture, before a Gaussian blur; and what is left of it in a derivative at unit contrast."""
+
+    variance: float  # grey levels squared
+    blur_px: float
+
+    def white(self, blurred: Image) -> float:
+        """Variance of the derivative."""
+        return self.variance / (8 * math.pi * self.blur_px**4 * float(blurred.var().clamp_min(1e-12)))
+
+    def most(self, scale: float) -> float:
+        """The same if all of a residual of that standard deviation is noise, half of it in each picture."""
+        return scale**2 / (4 * self.blur_px**2)
 
 
 def polish(
@@ -102,20 +120,21 @@ def polish(
     matrix = torch.as_tensor(moving_from_fixed)[None]
     history: list[float] = []
 
-    def descend(problem: Problem, tolerance: float, steps: int, blur_px: float = 0.0) -> Polished:
+    def descend(problem: Problem, tolerance: float, steps: int, noise: _BlurredNoise | None = None) -> Polished:
         state = refine(problem, matrix, model, iterations=steps, tolerance_px=tolerance, cutoff=cutoff, history=history)
-        return _polished(problem, state, model, cutoff, history, blur_px)
+        return _polished(problem, state, model, cutoff, history, noise)
 
     blurred = _blurred(spectra, fixed[1], mask, scale)
+    noise = _BlurredNoise(float(noise_variance(fixed[0])), max(1.0, 1 / scale))
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
         problem = _smooth_problem(blurred, fixed[1], matrix, light)
-        smooth = descend(problem, 0.1 * _SETTLED_PX, iterations, max(1.0, 1 / scale))
+        smooth = descend(problem, 0.1 * _SETTLED_PX, iterations, noise)
         moved = corner_distance(matrix[0].numpy(), smooth.moving_from_fixed, size_hw)
         matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
         if moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
             break
     answer = smooth
-    if rounds > 1 and not _corner_sigma(smooth) < enough_px:
+    if rounds > 1 and not smooth.white_sigma_px < enough_px:
         plain = _plain(*spectra, fixed[1], mask, oversampling)
         found = changing_light(_view(plain, matrix), light)
         plain = replace(plain, moving=replace(plain.moving, mask=_border_mask(plain, matrix, found, moving[1])))
@@ -127,7 +146,7 @@ def polish(
             moved = corner_distance(matrix[0].numpy(), sharp.moving_from_fixed, size_hw)
             matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
             left = moved * (held if once else held / max(1 - held, 0.1))
-            if moved < _SETTLED_PX and left < _HELD * _corner_sigma(sharp):
+            if moved < _SETTLED_PX and left < _HELD * sharp.white_sigma_px:
                 break
             found = changing_light(_view(plain, matrix), light)
         sharp = replace(sharp, converged=sharp.converged or once)
@@ -149,29 +168,31 @@ def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool
     Fine detail knows more, but what cameras alias and codecs drop is not noise: it is shared, and can pull a shift by
     some hundredths of a pixel while its error bar shrinks. Blurred pictures do not feel it.
     """
-    first, second = _corner_sigma(smooth), _corner_sigma(sharp)
+    first, second = smooth.white_sigma_px, sharp.white_sigma_px
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
     # Two estimates of a sigma scatter: always to take the smaller would be to take the one that flatters.
     return second < 1.5 * first and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
 
 
-def _corner_sigma(answer: Polished) -> float:
+def _corner_sigma(covariance: Tensor) -> float:
     """Predicted error of the corners, px: parameters are scaled so that a unit moves them by about a pixel."""
-    return math.sqrt(max(float(torch.trace(answer.covariance)), 0.0))
+    return math.sqrt(max(float(torch.trace(covariance)), 0.0))
 
 
 def _polished(
-    problem: Problem, state: State, model: Model, cutoff: float, history: list[float], blur_px: float
+    problem: Problem, state: State, model: Model, cutoff: float, history: list[float], noise: _BlurredNoise | None
 ) -> Polished:
+    covariance, white = _covariance(problem, state, model, cutoff, noise)
     return Polished(
         moving_from_fixed=(state.final[0] / state.final[0, 2, 2]).numpy(),
-        covariance=_covariance(problem, state, model, cutoff, blur_px),
+        covariance=covariance,
         correlation=float(state.correlation[0]),
         overlap=float(state.overlap[0]),
         noise=float(state.scale[0]),
         loss=float(state.loss[0]),
         converged=bool(state.converged[0]),
         history=tuple(history),
+        white_sigma_px=_corner_sigma(white),
     )
 
 
@@ -367,7 +388,9 @@ def _border_mask(problem: Problem, matrix: Matrix, found: Light | None, weight: 
     return mask_or_none(weight * table[torch.minimum(rows[:, None], columns)])
 
 
-def _covariance(problem: Problem, state: State, model: Model, cutoff: float, blur_px: float) -> Tensor:
+def _covariance(
+    problem: Problem, state: State, model: Model, cutoff: float, noise: _BlurredNoise | None
+) -> tuple[Tensor, Tensor]:
     """Covariance of the parameters, `(P, P)`: the sandwich of the normal matrix and the scores of tiles.
 
     Summing squared scores (Jacobian times residual) over tiles asks nothing of the noise but that it is correlated
@@ -380,9 +403,12 @@ def _covariance(problem: Problem, state: State, model: Model, cutoff: float, blu
         state: Where they were compared last.
         model: Which steps were allowed.
         cutoff: As in `refine`.
-        blur_px: Of the fixed picture, where the gradients are its own: their noise, squared, is in the normal matrix
-            but not in the slope's derivative, the product of the gradients of both pictures. None of it with 0: then
-            they are of the Wiener-filtered mean, whose noise makes up just for what the filter takes off the signal.
+        noise: Of the fixed picture, where the gradients are its own. It is in the normal matrix, but not in the slope's
+            derivative, the product of the gradients of both pictures. None for gradients of the Wiener-filtered mean,
+            whose noise makes up just for what the filter takes off the signal.
+
+    Returns:
+        With as much noise in the gradients as there may be, and with white noise only.
     """
     scores, shares = tile_scores(problem, state, model, cutoff, _TILE)
     count, p = scores.shape
@@ -393,15 +419,21 @@ def _covariance(problem: Problem, state: State, model: Model, cutoff: float, blu
     meat = scores.T @ scores
     # Few tiles know their own spread badly, and p parameters have been fitted to them (Hotelling's correction).
     meat = meat * count / max(count - p - 1, 1)
-    if blur_px > 0:
-        # White noise of half the residual's variance, blurred: that of its derivative.
-        noise = noise_information(problem, state, model, float(state.scale[0]) ** 2 / (4 * blur_px**2))
-        root = torch.linalg.cholesky(information + 1e-9 * eye * information.diagonal().mean())
-        share = torch.linalg.solve_triangular(
-            root, torch.linalg.solve_triangular(root, noise, upper=False).T, upper=False
-        )
-        values, vectors = torch.linalg.eigh(eye - share)
-        inner = vectors @ torch.diag(1 / values.clamp_min(_LEAST_SIGNAL)) @ vectors.T
-        back = torch.linalg.solve_triangular(root.T, inner, upper=True)
-        bread = torch.linalg.solve_triangular(root.T, back.T, upper=True)
-    return bread @ meat @ bread
+    if noise is None:
+        return bread @ meat @ bread, bread @ meat @ bread
+    # All of the residual may be noise, half of it in each picture; white noise is what looks like no structure.
+    most = noise.most(float(state.scale[0]))
+    unit = noise_information(problem, state, model, 1.0)
+    white = noise.white(problem.fixed)
+    breads = [_less(information, variance * unit) for variance in (max(most, white), white)]
+    return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
+
+
+def _less(information: Tensor, added: Tensor) -> Tensor:
+    """Inverse of the information without what noise has added, of which `_LEAST_SIGNAL` is left in any direction."""
+    values, vectors = torch.linalg.eigh(information)
+    known = values > 1e-9 * values[-1].clamp_min(1e-30)
+    root = vectors * torch.where(known, values.clamp_min(1e-30).rsqrt(), 0.0)  # root @ root.T inverts the information
+    left, turn = torch.linalg.eigh(torch.eye(len(values), dtype=values.dtype) - root.T @ added @ root)
+    root = root @ turn
+    return (root / left.clamp_min(_LEAST_SIGNAL)) @ root.T

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+from scenes import Blobs, render
+
+from imgalign.light import View, changing_light, mean, noise_variance
+
+SIZE = (150, 180)
+SCENE = Blobs(11, 180, count=400, sigma=(2, 5))
+Y, X = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
+INNER = (..., slice(25, -25), slice(25, -25))  # at the border the gain is that of the inner side
+
+
+def view(fixed, warped, weight=None):
+    planes = (fixed, warped, np.ones(SIZE) if weight is None else weight)
+    return View(*(torch.as_tensor(np.asarray(p, np.float32))[None, None] for p in planes))
+
+
+def test_a_gain_that_changes_is_found_where_it_is():
+    gain = 1 + 0.5 * np.sin(X / 60) * np.cos(Y / 50)
+    picture = render(SCENE, SIZE)
+    light = changing_light(view(gain * picture, picture), None)
+    # A Gaussian of 12 px takes 3 % off a wave of 2 pi 50 px, more off the slope of the structure that it weighs.
+    assert np.abs(light.gain[0, 0].numpy() - gain)[INNER].max() < 0.15
+
+
+def test_relit_pictures_are_alike():
+    gain, bias = 1 + 0.5 * np.sin(X / 60), 0.01 * X + 0.2 * np.cos(Y / 40)
+    picture = render(SCENE, SIZE)
+    seen = view(gain * picture + bias, picture)
+    fixed, warped, _ = changing_light(seen, None).on(seen)
+    before = (seen.fixed - seen.warped)[INNER].var()
+    assert (fixed - warped)[INNER].square().mean() < 0.03 * before
+
+
+def test_local_inversions_are_turned_by_their_sign():
+    picture = render(SCENE, SIZE)
+    light = changing_light(view(np.where(X < 90, picture, -picture), picture), None)
+    assert light.gain[..., 40:110, 30:60].min() > 0.5
+    assert light.gain[..., 40:110, 120:150].max() < -0.5
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.3, -2.0])
+def test_one_gain_is_no_changing_light(gain):
+    rng = np.random.default_rng(0)
+    picture = render(SCENE, SIZE)
+    assert changing_light(view(picture, gain * picture + 7 + rng.normal(0, 0.05 * abs(gain), SIZE)), None) is None
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0])
+def test_noise_between_sparse_spots_is_no_changing_light(noise):
+    rng = np.random.default_rng(1)
+    spots = sum(8 * np.exp(-((X - x) ** 2 + (Y - y) ** 2) / 6) for x, y in rng.uniform(10, 140, (12, 2)))
+    fixed, warped = (spots + rng.normal(0, noise, SIZE) for _ in range(2))
+    assert changing_light(view(fixed, warped), None) is None
+
+
+def test_a_light_is_given_when_wanted_and_not_when_not():
+    seen = view(render(SCENE, SIZE), render(SCENE, SIZE))
+    assert changing_light(seen, False) is None
+    light = changing_light(seen, True)
+    assert (light.gain - 1).abs().max() < 0.01
+
+
+def test_masked_pixels_do_not_count():
+    weight = np.ones(SIZE)
+    weight[40:80, 40:90] = 0
+    picture = render(SCENE, SIZE)
+    clean, poisoned = (
+        changing_light(view(np.where(weight > 0, picture, p), (1 + X / 200) * picture, weight), True)
+        for p in (0.0, 1e3)
+    )
+    torch.testing.assert_close(poisoned.gain, clean.gain, rtol=0, atol=1e-3)
+
+
+def test_mean_is_weighted():
+    x = torch.arange(4.0).reshape(1, 1, 2, 2)
+    assert float(mean(x, torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]]))) == pytest.approx(2.5)
+
+
+def test_noise_is_measured_beside_structure():
+    rng = np.random.default_rng(2)
+    picture = render(Blobs(12, 180, count=40, sigma=(4, 9)), SIZE) + 0.3 * X + rng.normal(0, 0.5, SIZE)
+    # A fourth of 27000 pixels: the median scatters by 1.4 %.
+    assert float(noise_variance(view(picture, picture).fixed)) == pytest.approx(0.25, rel=0.1)
