@@ -5,9 +5,10 @@
     python -m benchmarks.precision --cells "*/none/*" --trials 20          # without noise: errors in px
 
 A cell is SCENE/NOISE/MODEL. Scenes: field0.15, field0.4, natural, spots (formulas, evaluated at true
-transformed coordinates) and photo (300 x 300 cut from a photograph). Noise: g2, g10, g30 (Gaussian,
-grey levels at a contrast of 50), p2, p10, p30 (photon noise of that strength at mean grey), none; with
-`+occluded` a sixth of the moving picture is hidden, with `+masked` it is hidden and masked.
+transformed coordinates) and photo (300 x 300 cut from a photograph, through a lens that lets nothing
+alias). Noise: g2, g10, g30 (Gaussian, grey levels at a contrast of 50), p2, p10, p30 (photon noise of
+that strength at mean grey), none; with `+occluded` a sixth of the moving picture is hidden, with
+`+masked` it is hidden and masked.
 Every trial has its own scene, sub-pixel transform, gain and noise.
 
 Columns: `ratio` root mean square of error over bound (px of error without noise); `solved` share

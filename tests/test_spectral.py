@@ -55,6 +55,20 @@ def test_a_splines_readings_are_those_of_the_formula(sampling):
     assert np.abs(values[:, 0].numpy() - scene(x, y)).max() < {1: 6e-3, 2: 2e-3}[sampling]
 
 
+def test_weights_rise_from_the_border():
+    reader = spline_reader(spectrum(ones(), ones()), None, 1, ramp=4.0)
+    x, y = torch.tensor([[[0.0, 1.0, 50.0, 50.0, 97.5, -0.5]]]), torch.tensor([[[40.0, 40.0, 4.0, 78.0, 40.0, 40.0]]])
+    weights = reader.weights(x.double(), y.double()).flatten().tolist()
+    assert weights == pytest.approx([0, 0.25, 1, 0.25, 0.375, 0], abs=1e-4)
+
+
+def test_noise_holds_back_by_its_share_in_the_gradients():
+    (fixed, moving), weight = noisy_pair(colour=False, sigma=0.02)
+    (loud, loud_moving), _ = noisy_pair(colour=False, sigma=0.5)
+    assert noise_model(fixed, moving, weight).held < 0.1
+    assert noise_model(loud, loud_moving, weight).held > 2 * noise_model(fixed, moving, weight).held
+
+
 def test_twice_the_pixels_read_fine_waves_better():
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
     s = spectrum(tensor(wave(x, y, 0.35, 0.1)), ones())
