@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from imgalign import verdict
 from imgalign._types import Matrix3
@@ -140,6 +141,8 @@ class Pair:
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
         if corner_distance(candidate.ranked[0].moving_from_fixed, matrix, self.size_hw) > _SAME * self.judged_at:
             evidence = self.judge([Hypothesis(matrix, best.score), *candidate.ranked[1:]])
+        if evidence.slide_deg is not None:
+            polished = self.unknown_along(polished, evidence.slide_deg)
         evidence = replace(
             evidence,
             corner_sigma_px=corner_sigma(polished, self.model, self.size_hw),
@@ -207,6 +210,13 @@ class Pair:
         matrix = full @ done.moving_from_fixed @ level
         # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
         return replace(done, moving_from_fixed=matrix / matrix[2, 2], covariance=done.covariance * reduction**2)
+
+    def unknown_along(self, polished: Polished, direction_deg: float) -> Polished:
+        """An answer whose shift along a direction may be anything up to a quarter of the picture."""
+        angle = math.radians(direction_deg)
+        along = torch.zeros(self.model.parameter_count, dtype=torch.float64)
+        along[:2] = 0.25 * max(self.size_hw) * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+        return replace(polished, covariance=polished.covariance + torch.outer(along, along))
 
     def fine_agreement(self, moving_from_fixed: Matrix3) -> float:
         """`verdict.fine_agreement` on the base level, both pictures at about one density."""

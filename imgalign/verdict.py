@@ -30,6 +30,7 @@ _FINE_REACH = 8  # pixels: the displacements tried there
 _AS_GOOD = 0.7  # share of a patch's best correlation that fits as well
 _STRONG = 0.1  # of the strongest patch's structure: the others may show what is left of an encoder's blocks
 _CLEAR = 0.4  # correlation of the edges above which a patch fits somewhere
+_ONE_WAY = 0.01  # of the shared structure across the edges: so little along them is none
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 
 # Logistic regression of `python -m benchmarks.calibrate --count 16 --seed 4242` on pairs that score nothing. What
@@ -67,6 +68,7 @@ class Evidence:
         likeness: Correlation of the feature pictures at the middle level.
         strength: Log of that correlation in standard deviations of what chance gives over so many pixels.
         rival_px: How far away the best hypothesis elsewhere is.
+        slide_deg: Direction, degrees from x to y, along which the pictures share no structure; None as a rule.
         corner_sigma_px: Predicted corner error; infinite as long as it is not known.
         fine_parts: Share of the small patches on the finest level, of those that say something, that agree.
     """
@@ -80,6 +82,7 @@ class Evidence:
     likeness: float
     strength: float
     rival_px: float = math.inf
+    slide_deg: float | None = None
     corner_sigma_px: float = math.inf
     fine_parts: float = 1.0
 
@@ -97,6 +100,7 @@ class Evidence:
             "precision": max(_PRECISE, min(self.precision, 3.0)),
             "overlap": math.log(max(self.overlap, 0.01)),
             "margin": max(-1.0, min(self.margin, 1.5)),
+            "tie": max(0.0, min(self.margin, 0.2)),
             "correlation": self.correlation,
             "strength": max(-1.0, self.strength),
         }
@@ -104,6 +108,8 @@ class Evidence:
 
 def probability(evidence: Evidence) -> float:
     """Probability that the mean corner error is under 3 px and under 1 % of the diagonal."""
+    if evidence.slide_deg is not None:
+        return 0.0  # any other place along the edges would do as well
     return _logistic(evidence, _INTERCEPT, _WEIGHTS)
 
 
@@ -146,11 +152,14 @@ def collect(problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], s
         likeness=seen.likeness,
         strength=math.log(max(seen.likeness, 1e-3) * math.sqrt(max(seen.pixels, 1.0))),
         rival_px=best_rival[1],
+        slide_deg=seen.slide_deg,
     )
 
 
 def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:
     """In words, what speaks against an answer; or for it."""
+    if evidence.slide_deg is not None:
+        return (f"edges in one direction only, at {evidence.slide_deg:.0f} degrees: the shift along them is not known",)
     said = []
     if evidence.overlap < 0.25:
         said.append(f"overlap {100 * evidence.overlap:.0f} %")
@@ -181,6 +190,7 @@ class _Agreement(NamedTuple):
     likeness: float = 0.0
     overlap: float = 0.0
     pixels: float = 0.0
+    slide_deg: float | None = None
 
 
 def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
@@ -205,7 +215,23 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
     likeness = float(whole[centre, centre]) / math.sqrt(float((f * f).sum()) * float((m * m).sum()) + 1e-12)
     pixels = float(valid.sum())
     overlap = pixels / max(float(problem.weight.sum()), 1e-9)
-    return _Agreement(peak, share, likeness, overlap, pixels)
+    return _Agreement(peak, share, likeness, overlap, pixels, _slide_deg(f, m, valid))
+
+
+def _slide_deg(fixed: Tensor, moving: Tensor, valid: Weight) -> float | None:
+    """The direction along which two pictures on one grid share no structure, in degrees, or None.
+
+    The products of both pictures' gradients, summed over the pixels, are what tells a shift; the noise of one knows
+    nothing of the other's. Where all edges run one way nothing is left along them.
+    """
+    (fx, fy), (mx, my) = (central_differences(x[:, :1]) for x in (fixed, moving))
+    xx, yy = ((a * b * valid).sum() for a, b in ((fx, mx), (fy, my)))
+    xy = 0.5 * ((fx * my + fy * mx) * valid).sum()
+    shared, axes = torch.linalg.eigh(torch.stack([torch.stack([xx, xy]), torch.stack([xy, yy])]).double())
+    if not float(shared[1]) > 0 or float(shared[0]) > _ONE_WAY * float(shared[1]):
+        return None
+    along = axes[:, 0]
+    return math.degrees(math.atan2(float(along[1]), float(along[0]))) % 180
 
 
 def _distance(reach: int) -> Tensor:

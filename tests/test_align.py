@@ -319,3 +319,13 @@ def test_a_prepared_picture_gives_the_same_and_brings_its_mask():
         np.testing.assert_array_equal(align(ready, moving, model="translate").moving_from_fixed, plain)
     with pytest.raises(OptionError, match="has its mask already"):
         align(ready, moving, mask=mask)
+
+
+def test_a_shift_along_the_only_edges_has_a_large_error_bar():
+    x = np.indices(SIZE)[1]
+    fixed, moving = (sum(np.sin(f * (x - d) + 7 * f) for f in np.linspace(0.1, 0.6, 9)) for d in (0, 3.25))
+    result = align(fixed, moving, model="translate")
+    assert not result.trusted
+    assert result.moving_from_fixed[0, 2] == pytest.approx(3.25, abs=0.01)
+    assert result.parameter_sigma["shift_x"] < 0.1
+    assert result.parameter_sigma["shift_y"] > 20

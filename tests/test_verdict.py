@@ -131,3 +131,20 @@ def test_reasons_say_what_is_wrong(worse, words):
 
 def test_a_trusted_answer_has_its_reason_too():
     assert reasons(GOOD, trusted=True) == ("100 % of the structure agrees part by part",)
+
+
+@pytest.mark.parametrize("noise", [0, 0.2])
+@pytest.mark.parametrize("angle_deg", [0, 30])
+def test_edges_in_one_direction_leave_the_shift_along_them_open(noise, angle_deg):
+    y, x = np.indices(SIZE)
+    across = x * math.cos(math.radians(angle_deg)) + y * math.sin(math.radians(angle_deg))
+    waves = sum(np.sin(f * across + 7 * f) for f in np.linspace(0.1, 0.6, 9))
+    fixed, moving = (waves + noise * np.random.default_rng(k).normal(0, 1, SIZE) for k in (1, 2))
+    seen = evidence(fixed, moving, np.eye(3))
+    assert seen.slide_deg == pytest.approx(angle_deg + 90, abs=3)
+    assert probability(replace(seen, corner_sigma_px=0.01)) == 0
+    assert "edges in one direction only" in reasons(seen, trusted=False)[0]
+
+
+def test_edges_all_around_hold_every_shift():
+    assert evidence(*pair(SCENE, SIZE, TRUTH), TRUTH).slide_deg is None
