@@ -65,29 +65,36 @@ def pixel_grid(size_hw: tuple[int, int], like: Tensor) -> Points:
     return torch.stack([x, y], -1).reshape(1, h * w, 2)
 
 
-def mapped_grid(matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Where `(B, 3, 3)` matrices take all pixels of an image: `(B, H, W, 2)` points in pixels."""
-    return interleaved(*mapped_planes(matrix, size_hw, dtype))
+def mapped_grid(
+    matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    """Where `(B, 3, 3)` matrices take all pixels of an image: `(B, H, W, 2)` points in pixels; see `mapped_planes`."""
+    return interleaved(*mapped_planes(matrix, size_hw, dtype, device))
 
 
-def mapped_planes(matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def mapped_planes(
+    matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """`mapped_grid` as two planes, x and y, each `(B, H, W)`: arithmetic on planes is several times faster.
 
     Built row by column from the matrix (in its own, usually double, precision): one fused pass instead of a
-    product with a stored grid.
+    product with a stored grid. With a `device` other than the matrix's, rows and columns go there, in `dtype`.
     """
     h, w = size_hw
     x = torch.arange(w, dtype=matrix.dtype, device=matrix.device)
     y = torch.arange(h, dtype=matrix.dtype, device=matrix.device)
+    projective = bool((matrix[:, 2, :2] != 0).any()) or bool((matrix[:, 2, 2] != 1).any())
+    m = matrix[:, : 2 + projective]
+    # What rows and columns add to each coordinate, (B, 2 or 3, W) and (B, 2 or 3, H).
+    along_x, along_y = (m[:, :, 0, None] * x).to(dtype), (m[:, :, 1, None] * y + m[:, :, 2, None]).to(dtype)
+    if device is not None and device != matrix.device:
+        along_x, along_y = torch.cat([along_x, along_y], 2).to(device).split((w, h), 2)
 
     def plane(row: int) -> Tensor:
-        m = matrix[:, row]
-        along_x = (m[:, 0, None] * x).to(dtype)
-        along_y = (m[:, 1, None] * y + m[:, 2, None]).to(dtype)
-        return along_x[:, None, :] + along_y[:, :, None]
+        return along_x[:, row, None, :] + along_y[:, row, :, None]
 
     out_x, out_y = plane(0), plane(1)
-    if bool((matrix[:, 2, :2] != 0).any()) or bool((matrix[:, 2, 2] != 1).any()):
+    if projective:
         depth = plane(2)
         behind = depth <= 1e-6
         depth = depth.clamp_min(1e-6)

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from imgalign.devices import precise
+
 
 def joint_histogram(u: Tensor, v: Tensor, weight: Tensor, *, bins: int) -> Tensor:
     """Weighted counts of pairs of bin positions, linear in `u` and cubic B-spline in `v`; differentiable in all three.
@@ -30,7 +32,7 @@ def joint_histogram(u: Tensor, v: Tensor, weight: Tensor, *, bins: int) -> Tenso
 def weighted_quantile(values: Tensor, weight: Tensor, share: float) -> Tensor:
     """The first value of each row of `(B, N)` at which the weight up to it reaches `share` of the whole: `(B,)`."""
     ordered, order = values.sort(dim=1)
-    weight_so_far = weight.gather(1, order).double().cumsum(1)
+    weight_so_far = precise(weight.gather(1, order)).cumsum(1)
     index = torch.searchsorted(weight_so_far, share * weight_so_far[:, -1:]).clamp_max(values.shape[1] - 1)
     return ordered.gather(1, index)[:, 0]
 
@@ -51,11 +53,11 @@ class _JointHistogram(Function):
         ctx.save_for_backward(u, v, weight)
         ctx.bins = bins
         columns = bins + 3  # cubic taps reach one bin below and two above
-        counts = torch.zeros(u.shape[0] * bins * columns, dtype=torch.float64, device=u.device)
         rows, taps_u, taps_v = _taps(u, v, bins)
+        counts = precise(u.new_zeros(u.shape[0] * bins * columns))
         for i in range(2):
             for j in range(4):
-                share = (weight * taps_u[i] * taps_v[j]).flatten().double()
+                share = precise((weight * taps_u[i] * taps_v[j]).flatten())
                 counts += torch.bincount((rows + i * columns + j).flatten(), share, counts.numel())
         return counts.to(u.dtype).view(-1, bins, columns)
 

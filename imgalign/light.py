@@ -87,7 +87,7 @@ def changing_light(view: View, wanted: bool | None) -> Light | None:
     left_by_one = mean((one - mean(one, valid)).square_(), valid)
     left_by_many = mean((f - gain * m).square_(), valid)
     if wanted is None:
-        if float(left_by_many) >= _WORTH * float(left_by_one):
+        if bool(left_by_many >= _WORTH * left_by_one):
             return None
         # Where there is only noise the regression leaves the moving picture out, and so halves the residual, under
         # any light. The fair measure is one gain, drawn to nothing in the same way.
@@ -97,7 +97,7 @@ def changing_light(view: View, wanted: bool | None) -> Light | None:
         shrunk = up(gain_alone * (1 - noise / variance.clamp_min(1e-20)).clamp(0, 1))
         alone = mean_f - gain_alone * mean_m
         alone = (alone - mean(alone, valid)).add_(f).addcmul_(shrunk, m, value=-1)
-        if float(left_by_many) >= _WORTH * float(mean(alone.square_(), valid)):
+        if bool(left_by_many >= _WORTH * mean(alone.square_(), valid)):
             return None
     return Light(gain, mean_f, mean_m)
 

@@ -264,24 +264,24 @@ def align_pictures(
     from imgalign.align import align
 
     read = {"init": start, "mask": None, "moving_mask": moving_mask}
-    result = align(_prepared(fixed, mask), comparable(moving), **{**vars(finding), **read})
+    result = align(_prepared(fixed, mask, finding.device), comparable(moving), **{**vars(finding), **read})
     named = {"init": finding.init, "mask": _name(finding.mask), "moving_mask": _name(finding.moving_mask)}
     files = {"fixed": _known(fixed), "moving": _known(moving)}
     assert isinstance(result, Alignment)  # a tuple comes of batches only
     return replace(result, files=files, options={**result.options, **named})
 
 
-_PREPARED: WeakKeyDictionary[Picture, tuple[NDArray[np.float32] | None, Any]] = WeakKeyDictionary()
+_PREPARED: WeakKeyDictionary[Picture, tuple[NDArray[np.float32] | None, str, Any]] = WeakKeyDictionary()
 
 
-def _prepared(fixed: Picture, mask: NDArray[np.float32] | None) -> Any:
+def _prepared(fixed: Picture, mask: NDArray[np.float32] | None, device: str) -> Any:
     """A picture ready to be aligned to; it is kept as long as the picture, for the next one of the same FIXED."""
     from imgalign.align import prepare
 
     kept = _PREPARED.get(fixed)
-    if kept is None or kept[0] is not mask:
-        kept = _PREPARED[fixed] = (mask, prepare(comparable(fixed), mask=mask))
-    return kept[1]
+    if kept is None or kept[0] is not mask or kept[1] != device:
+        kept = _PREPARED[fixed] = (mask, device, prepare(comparable(fixed), mask=mask, device=device))
+    return kept[2]
 
 
 def write_result(

@@ -58,7 +58,9 @@ class Plane:
         return image, weight
 
     def _band(self, top: int, bottom: int, reduction: int) -> tuple[Image, Weight]:
-        part = self.pixels[top:bottom].to(self.device)
+        part = self.pixels[top:bottom]
+        # Here, for not every device has float64.
+        part = (part.float() if part.dtype == torch.float64 else part).to(self.device)
         whole = not part.is_floating_point()
         scale = 1 / float(torch.iinfo(part.dtype).max) if whole else 1.0
         # Channel by channel: several times as fast as arithmetic on interleaved ones.

@@ -153,7 +153,8 @@ def polish(
         # The noise of the pictures is what the unblurred ones show, whichever answer stands.
         answer = sharp if _agrees(smooth, sharp, size_hw) else replace(smooth, noise=sharp.noise)
     everywhere = replace(blurred.moving, margin=0.0)
-    points = mapped_planes(torch.as_tensor(answer.moving_from_fixed)[None], size_hw, fixed[0].dtype)
+    last = torch.as_tensor(answer.moving_from_fixed)[None]
+    points = mapped_planes(last, size_hw, fixed[0].dtype, fixed[0].device)
     weight = everywhere.weights(*points) * fixed[1]
     return replace(answer, overlap=float(weight.sum() / fixed[1].sum().clamp_min(1e-9)))
 
@@ -311,7 +312,10 @@ def _trust(view: View, plain: View | None) -> Weight:
     power = nn.avg_pool2d(common * common * valid, _BLOCK, ceil_mode=True) / below
     power = nn.interpolate(power, size=_size(valid), mode="bilinear")
     stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
-    seen, c, p, e = (x[0, 0, ::stride, ::stride].flatten() for x in (valid, bright, power, (f - m).square_()))
+    # So few pixels are sorted and sifted on the CPU.
+    seen, c, p, e = torch.stack(
+        [x[0, 0, ::stride, ::stride].flatten() for x in (valid, bright, power, (f - m).square_())]
+    ).cpu()
     seen = seen > 0.5
     c, p, e = c[seen], p[seen], e[seen]
     if len(p) < 400:
@@ -367,7 +371,7 @@ def _border_mask(problem: Problem, matrix: Matrix, found: Light | None, weight: 
     f, m, _ = _standardised(view if found is None else found.on(view))
     error = (f - m).square_()
     h, w = weight.shape[-2:]
-    x, y = mapped_planes(matrix, problem.size_hw, f.dtype)
+    x, y = mapped_planes(matrix, problem.size_hw, f.dtype, f.device)
     distance = torch.minimum(
         (w - 1) / 2 - (x - (w - 1) / 2).abs_(), (h - 1) / 2 - (y - (h - 1) / 2).abs_()
     )  # from the border, inwards
@@ -377,14 +381,16 @@ def _border_mask(problem: Problem, matrix: Matrix, found: Light | None, weight: 
         return mask_or_none(weight)
     usual = float(inner.median())
     near = torch.nonzero((distance >= 0) & (distance < _BORDER), as_tuple=True)
-    rings, errors = distance[near].long(), error[0, 0][near]
+    rings, errors = torch.stack([distance[near], error[0, 0][near]]).cpu()
+    rings = rings.long()
     trust = []
     for d in range(_BORDER):
         ring = errors[rings == d]
         # A third more than usual is what differs by chance; beyond, errors are alike along the border and count twice.
         trust.append(min(1.0, 1.3 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
-    table = torch.tensor([*torch.cummax(torch.tensor(trust), 0).values, 1.0], dtype=weight.dtype)
-    rows, columns = (torch.minimum(torch.arange(n), n - 1 - torch.arange(n)).clamp_max(_BORDER) for n in (h, w))
+    table = torch.tensor([*torch.cummax(torch.tensor(trust), 0).values, 1.0], dtype=weight.dtype).to(weight.device)
+    count_y, count_x = (torch.arange(n, device=weight.device) for n in (h, w))
+    rows, columns = (torch.minimum(k, len(k) - 1 - k).clamp_max(_BORDER) for k in (count_y, count_x))
     return mask_or_none(weight * table[torch.minimum(rows[:, None], columns)])
 
 

@@ -47,7 +47,7 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
         image = masked_blur(image, weight, sigma)
     block_from_level = torch.as_tensor(level_from_full(whole) @ np.linalg.inv(level_from_full(reduction)))[None]
     # The last level pixel may hang half a block over the border; its value is the border's, and that is fine.
-    points = mapped_planes(block_from_level, size_hw, image.dtype)
+    points = mapped_planes(block_from_level, size_hw, image.dtype, image.device)
     seen_hw = (image.shape[-2], image.shape[-1])
     image = Reader(image, None, seen_hw).values(*points)
     return image, torch.ones_like(image) if is_whole(weight) else Reader(weight, None, seen_hw).values(*points)
@@ -81,12 +81,14 @@ def masked_blur(image: Image, weight: Weight, sigma: float, below: Weight | None
 
 def blurred_weight(weight: Weight, sigma: float) -> Weight:
     """A blurred mask; that of a whole picture is known by its size and kept."""
-    return _blurred_ones(weight.shape[-2:], sigma, weight.dtype) if is_whole(weight) else blur(weight, sigma)
+    if not is_whole(weight):
+        return blur(weight, sigma)
+    return _blurred_ones(weight.shape[-2:], sigma, weight.dtype, weight.device)
 
 
 @lru_cache(maxsize=16)
-def _blurred_ones(size_hw: tuple[int, int], sigma: float, dtype: torch.dtype) -> Weight:
-    return blur(torch.ones(1, 1, *size_hw, dtype=dtype), sigma)
+def _blurred_ones(size_hw: tuple[int, int], sigma: float, dtype: torch.dtype, device: torch.device) -> Weight:
+    return blur(torch.ones(1, 1, *size_hw, dtype=dtype, device=device), sigma)
 
 
 def gaussian_response(frame: tuple[int, int], sigma: float, like: torch.Tensor) -> torch.Tensor:

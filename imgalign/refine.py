@@ -10,7 +10,7 @@ displacement field is a polynomial of degree two at most. So they are the image 
 images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import centre_normalisation
+from imgalign.devices import gathered
 from imgalign.sampling import Reader
 from imgalign.transforms import Model, exponential
 
@@ -72,7 +73,7 @@ class Problem:
 
 @dataclass
 class State:
-    """A batch of hypotheses and what their pictures say; small tensors, a row each.
+    """A batch of hypotheses and what their pictures say; small tensors on the CPU, a row each.
 
     Attributes:
         matrices: `(B, 3, 3)` level matrices, fixed to moving, float64: where the pictures were compared.
@@ -131,7 +132,7 @@ def refine(
 
     Args:
         problem: The two pictures.
-        matrices: Where to start.
+        matrices: Where to start, on the CPU whatever device the pictures are on.
         model: Which steps are allowed.
         iterations: At most so many steps.
         tolerance_px: A row has converged when its step moves the corners by less.
@@ -217,14 +218,17 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     """
     moving, valid = problem.read(matrices)
     total = valid.sum((1, 2, 3))
-    overlap = (total / problem.weight.sum((1, 2, 3)).clamp_min(1e-9)).double()
+    overlap = total / problem.weight.sum((1, 2, 3)).clamp_min(1e-9)
     fixed_n, moving_n, gain, correlation = _normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
     own_scale = _residual_scale(residual, valid)
+    weight, loss = _robust(residual, valid, own_scale if scale is None else scale, cutoff)
+    loss = loss / total.clamp_min(1e-9)
+    sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
+    # All that is small comes from the pictures' device together.
+    total, overlap, correlation, own_scale, loss, *sums = gathered(total, overlap, correlation, own_scale, loss, *sums)
     used = own_scale if scale is None else scale
-    weight, loss = _robust(residual, valid, used, cutoff)
-    loss = (loss / total.clamp_min(1e-9)).double()
-    normal, slope = _normal_equations(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
+    normal, slope = _normal_equations(_basis(model, problem.size_hw), sums)
     alive = total > _LEAST_WEIGHT
     return State(
         matrices=matrices,
@@ -247,7 +251,8 @@ def turned(moving: Image, matrices: Matrix) -> Image:
     columns = torch.stack([flip, torch.ones_like(flip)], 1)
     a = matrices[:, :2, :2] * columns[:, None]
     angle = 2 * torch.atan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])
-    c, s, f = (t.to(moving.dtype)[:, None, None] for t in (torch.cos(angle), torch.sin(angle), flip))
+    turn = torch.stack([torch.cos(angle), torch.sin(angle), flip])[..., None, None]
+    c, s, f = turn.to(moving.dtype).to(moving.device)
     re, im = moving[:, -2], moving[:, -1]
     return torch.cat([moving[:, :-2], (c * re + s * im)[:, None], (f * (c * im - s * re))[:, None]], 1)
 
@@ -266,7 +271,7 @@ def _normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Imag
     gain_f, gain_m = mean(f * f).clamp_min(1e-12).rsqrt(), mean(m * m).clamp_min(1e-12).rsqrt()
     covariance = mean(f * m) * gain_f * gain_m
     sign = torch.where(covariance < 0, -1.0, 1.0).to(f.dtype)
-    return f * gain_f, m * (gain_m * sign), gain_f, covariance.abs().mean((1, 2, 3)).double()
+    return f * gain_f, m * (gain_m * sign), gain_f, covariance.abs().mean((1, 2, 3))
 
 
 def _residual_scale(residual: Image, valid: Weight) -> Tensor:
@@ -274,14 +279,14 @@ def _residual_scale(residual: Image, valid: Weight) -> Tensor:
     stride = max(1, int((residual[0].numel() / _MEDIAN_SAMPLES) ** 0.5))
     part, there = residual[..., ::stride, ::stride], valid[..., ::stride, ::stride] > 0.25
     absolute = torch.where(there, part.abs(), torch.nan).flatten(1)
-    return (_MAD_TO_SIGMA * absolute.nanmedian(1).values).nan_to_num(1.0).clamp_min(1e-4).double()
+    return (_MAD_TO_SIGMA * absolute.nanmedian(1).values).nan_to_num(1.0).clamp_min(1e-4)
 
 
 def _robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     """Weights of Cauchy's loss, `(B, C, h, w)`, and that loss summed over each row's pixels."""
     if cutoff == float("inf"):
         return valid.expand_as(residual), (valid * residual * residual).sum((1, 2, 3))
-    width2 = (cutoff * scale).to(residual.dtype).reshape(-1, 1, 1, 1) ** 2
+    width2 = (cutoff * scale).to(residual.dtype).to(residual.device).reshape(-1, 1, 1, 1) ** 2
     excess = 1 + residual * residual / width2
     return valid / excess, (valid * excess.log()).sum((1, 2, 3)) * width2.flatten()
 
@@ -294,36 +299,52 @@ def _unrelated_loss(scale: Tensor, cutoff: float, channels: int) -> Tensor:
     return channels * width2 * (1 + 2.0 / width2).log()
 
 
-def _normal_equations(
+def _sums(
     problem: Problem, model: Model, weight: Tensor, residual: Tensor, mean_picture: Tensor, gain: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Normal matrix and slope over the model's parameters, then each channel's bias, then each channel's gain."""
+) -> list[Tensor]:
+    """All sums over pixels that the normal equations are made of, on the pictures' device.
+
+    Returns:
+        `(B, i, j)` moments of the products of gradients, xx, xy and yy; `(B, 3, C, i, j)` moments of the gradients
+        along x, then along y, times residual, one and mean picture; `(B, 3, C)` sums of weight, of weight times the
+        mean picture and times its square; `(B, 2, C)` sums of weight times residual, and times mean picture.
+    """
     basis = _basis(model, problem.size_hw)
     gx, gy = problem.gradient_x, problem.gradient_y
     wx, wy = weight * (gx * gain), weight * (gy * gain)
-    channels = residual.shape[1]
     # Each product is summed as soon as it is made: it is still in the cache then.
     xx = basis.moments(wx * gx, 2, gain)
     xy = basis.moments(wx * gy, 2, gain)
     yy = basis.moments(wy * gy, 2, gain)
-    block = torch.einsum("bij,klij->bkl", xx, basis.pp) + torch.einsum("bij,klij->bkl", yy, basis.qq)
-    block = block + torch.einsum("bij,klij->bkl", xy, basis.pq)
     along_x, along_y = (
         torch.stack([basis.moments(x, 1) for x in (g * residual, g, g * mean_picture)], 1) for g in (wx, wy)
     )
+    wt, wr = weight * mean_picture, weight * residual
+    plain = torch.stack([x.sum((2, 3)) for x in (weight, wt, wt * mean_picture)], 1)
+    return [xx, xy, yy, along_x, along_y, plain, torch.stack([wr.sum((2, 3)), (wt * residual).sum((2, 3))], 1)]
+
+
+def _normal_equations(basis: "_Basis", sums: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Normal matrix and slope over the model's parameters, then each channel's bias, then each channel's gain.
+
+    Args:
+        basis: Displacement fields of the model.
+        sums: What `_sums` gives, float64 on the CPU.
+    """
+    xx, xy, yy, along_x, along_y, plain, slope_nuisance = sums
+    channels = plain.shape[2]
+    block = torch.einsum("bij,klij->bkl", xx, basis.pp) + torch.einsum("bij,klij->bkl", yy, basis.qq)
+    block = block + torch.einsum("bij,klij->bkl", xy, basis.pq)
     lines = torch.einsum("bscij,kij->bksc", along_x, basis.p) + torch.einsum("bscij,kij->bksc", along_y, basis.q)
     slope_geometry = lines[:, :, 0].sum(2)
     cross = lines[:, :, 1:].flatten(2)  # (B, K, 2C): bias of each channel, gain of each channel
-    wt, wr = weight * mean_picture, weight * residual
-    plain = torch.stack([x.sum((2, 3)) for x in (weight, wt, wt * mean_picture)], 1).double()
-    slope_nuisance = torch.stack([wr.sum((2, 3)), (wt * residual).sum((2, 3))], 1).double().flatten(1)
-    nuisance = torch.zeros(len(residual), 2 * channels, 2 * channels, dtype=torch.float64)
+    nuisance = torch.zeros(len(plain), 2 * channels, 2 * channels, dtype=torch.float64)
     c = torch.arange(channels)
     nuisance[:, c, c], nuisance[:, c + channels, c + channels] = plain[:, 0], plain[:, 2]
     nuisance[:, c, c + channels] = nuisance[:, c + channels, c] = plain[:, 1]
     top = torch.cat([block, cross], 2)
     bottom = torch.cat([cross.transpose(1, 2), nuisance], 2)
-    return torch.cat([top, bottom], 1), torch.cat([slope_geometry, slope_nuisance], 1)
+    return torch.cat([top, bottom], 1), torch.cat([slope_geometry, slope_nuisance.flatten(1)], 1)
 
 
 @dataclass(frozen=True)
@@ -341,17 +362,29 @@ class _Basis:
     qq: Tensor
     powers_x: Tensor
     powers_y: Tensor
+    _on: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def powers(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Powers of x `(w, 2d + 1)` and of y `(h, 2d + 1)` in the dtype and on the device of a picture."""
+        key = like.dtype, like.device
+        if key not in self._on:
+            # First the dtype: not every device has float64.
+            x, y = (p.to(like.dtype).to(like.device) for p in (self.powers_x, self.powers_y))
+            self._on[key] = x, y
+        return self._on[key]
 
     def moments(self, images: Tensor, order: int, scale: Tensor | None = None) -> Tensor:
         """`(B, C, h, w)` images to `(B, C, i, j)` sums of image * y^i * x^j, to `order` times the fields' degree.
 
-        With a `scale` `(B, C, 1, 1)` the channels are summed by it: `(B, i, j)`.
+        With a `scale` `(B, C, 1, 1)` the channels are summed by it: `(B, i, j)`. In the dtype of the images.
         """
         terms = order * (self.p.shape[-1] - 1) + 1
-        px, py = self.powers_x[:, :terms].to(images.dtype), self.powers_y[:, :terms].to(images.dtype)
+        px, py = (powers[:, :terms] for powers in self.powers(images))
         # Rows first: a narrow matrix from the left runs along memory, from the right it is five times as slow.
         sums = (py.T @ images) @ px
-        return sums.double() if scale is None else (sums * scale).sum(1).double()
+        return sums if scale is None else (sums * scale).sum(1)
 
     def tile_moments(self, image: Tensor, tile: int, order: int = 1) -> Tensor:
         """`(h, w)` image to `(tiles, i, j)` sums of image * y^i * x^j over each square tile; see `moments`."""
@@ -359,15 +392,15 @@ class _Basis:
         h, w = image.shape
         image = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
         # Tile by tile down the rows, then along: as many products as one sum over the whole takes.
-        down, along = (
-            torch.nn.functional.pad(powers[:, :terms].to(image.dtype), (0, 0, 0, -n % tile)).unflatten(0, (-1, tile))
-            for powers, n in ((self.powers_y, h), (self.powers_x, w))
+        along, down = (
+            torch.nn.functional.pad(powers[:, :terms], (0, 0, 0, -n % tile)).unflatten(0, (-1, tile))
+            for powers, n in zip(self.powers(image), (w, h), strict=True)
         )  # (tiles, tile, terms)
         sums = down.mT @ image.unflatten(0, (-1, tile))  # (tiles down, i, w)
         sums = (
             sums.unflatten(2, (-1, tile)).permute(2, 0, 1, 3).flatten(1, 2) @ along
         )  # (tiles along, tiles down * i, j)
-        return sums.unflatten(1, (-1, terms)).transpose(0, 1).flatten(0, 1).double()
+        return sums.unflatten(1, (-1, terms)).transpose(0, 1).flatten(0, 1)
 
 
 @lru_cache(maxsize=64)
@@ -422,23 +455,27 @@ def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, til
     def tiles(image: Tensor) -> Tensor:
         h, w = image.shape[-2:]
         padded = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
-        return (torch.nn.functional.avg_pool2d(padded, tile) * tile**2).flatten().double()
+        return (torch.nn.functional.avg_pool2d(padded, tile) * tile**2).flatten()
 
     gx, gy = problem.gradient_x * gain, problem.gradient_y * gain
-    along_x, along_y = (basis.tile_moments((g * wr).sum((0, 1)), tile) for g in (gx, gy))
+    wx = weight * gx
+    along_x, along_y, bias_slope, gain_slope, seen, *products = gathered(
+        *(basis.tile_moments((g * wr).sum((0, 1)), tile) for g in (gx, gy)),
+        tiles(wr.sum(1, keepdim=True)),
+        tiles((wr * 0.5 * (fixed_n + moving_n)).sum(1, keepdim=True)),
+        tiles(valid),
+        *(basis.tile_moments(image.sum((0, 1)), tile, 2) for image in (wx * gx, wx * gy, weight * gy * gy)),
+    )
     geometry = torch.einsum("tij,kij->tk", along_x, basis.p) + torch.einsum("tij,kij->tk", along_y, basis.q)
-    nuisance = [tiles(wr.sum(1, keepdim=True)), tiles((wr * 0.5 * (fixed_n + moving_n)).sum(1, keepdim=True))]
     count = model.parameter_count
     normal = state.normal[0]
     mixing = torch.linalg.solve(normal[count:, count:] + 1e-9 * torch.eye(2), normal[count:, :count])
-    scores = geometry - torch.stack(nuisance, 1) @ mixing
-    wx = weight * gx
-    products = ((wx * gx, basis.pp), (wx * gy, basis.pq), (weight * gy * gy, basis.qq))
+    scores = geometry - torch.stack([bias_slope, gain_slope], 1) @ mixing
     information = sum(
-        torch.einsum("tij,klij->tkl", basis.tile_moments(image.sum((0, 1)), tile, 2), polynomials)
-        for image, polynomials in products
+        torch.einsum("tij,klij->tkl", product, polynomials)
+        for product, polynomials in zip(products, (basis.pp, basis.pq, basis.qq), strict=True)
     )
-    there = tiles(valid) > 0
+    there = seen > 0
     return scores[there], torch.as_tensor(information)[there]
 
 
@@ -453,4 +490,5 @@ def noise_information(problem: Problem, state: State, model: Model, variance: fl
     """
     basis = _basis(model, problem.size_hw)
     weight = problem.read(state.matrices[:1])[1]
-    return variance * torch.einsum("ij,klij->kl", basis.moments(weight, 2)[0, 0], basis.pp + basis.qq)
+    (moments,) = gathered(basis.moments(weight, 2)[0, 0])
+    return variance * torch.einsum("ij,klij->kl", moments, basis.pp + basis.qq)

@@ -12,6 +12,7 @@ linear read between them (Sigg and Hadwiger 2005, GPU Gems 2, chapter 20; true o
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,12 +68,12 @@ def sample_with_gradient(image: Image, points: Points, kernel: str = "bilinear")
 def sample_grid(
     image: Image, moving_from_fixed: Matrix, size_hw: tuple[int, int], kernel: str = "bilinear"
 ) -> tuple[Image, Tensor]:
-    """`sample` at where `(B, 3, 3)` matrices take every pixel of an image of `size_hw`.
+    """`sample` at where `(B, 3, 3)` matrices, on any device, take every pixel of an image of `size_hw`.
 
     Returns:
         `(B, C, H, W)` warped image, and `(B, 1, H, W)` `valid`.
     """
-    points = mapped_grid(moving_from_fixed, size_hw, image.dtype)
+    points = mapped_grid(moving_from_fixed, size_hw, image.dtype, image.device)
     values, valid = sample(image, points.flatten(1, 2), kernel)
     return values.unflatten(2, size_hw), valid.reshape(-1, 1, *size_hw)
 
@@ -277,9 +278,11 @@ class Reader:
     def on_grid(self, matrices: Matrix, size_hw: tuple[int, int]) -> tuple[Image, Weight]:
         """Samples `(B, C, h, w)` and weights `(B, 1, h, w)` where `(B, 3, 3)` matrices take the pixels of a grid.
 
+        Matrices may live elsewhere than the picture.
+
         The last samples are kept, not to be written to: what one step ends with, the next begins with.
         """
-        x, y = mapped_planes(matrices, size_hw, self.plane.dtype)
+        x, y = mapped_planes(matrices, size_hw, self.plane.dtype, self.plane.device)
         last = self._last.get("values")
         if last is not None and last[1].shape[-2:] == size_hw and torch.equal(last[0], matrices):
             return last[1], self.weights(x, y)
@@ -329,7 +332,8 @@ def _read_planes(image: Image, at: Tensor, read: Callable[[Tensor, Tensor], Tens
     if groups * channels == 1 and points % threads == 0 and points >= _WORTH_SHARING * threads:
         groups = threads
     rows = image.expand(groups, -1, -1, -1).transpose(0, 1).reshape(groups * channels, 1, *image.shape[-2:])
-    parts = at.reshape(2, groups, -1).split(max(1, _IN_CACHE // groups), -1)
+    at = at.reshape(2, groups, -1)
+    parts = at.split(max(1, _IN_CACHE // groups), -1) if image.device.type == "cpu" else (at,)
     out = torch.cat([read(rows, part) for part in parts], 1) if len(parts) > 1 else read(rows, parts[0])
     return out.reshape(channels, b, h, w).transpose(0, 1).contiguous()
 
@@ -362,8 +366,14 @@ def _spline_reads(rows: Tensor, at: Tensor) -> Tensor:
 
 def _polynomial(t: Tensor, c0: float, c1: float, c2: float, c3: float) -> Tensor:
     """`c0 + c1 t + c2 t^2 + c3 t^3`, in as few passes as there are."""
-    one, two = t.new_tensor([c0, c1])
-    return torch.addcmul(one, torch.addcmul(two, torch.add(t.new_tensor(c2), t, alpha=c3), t), t)
+    one, two, three = _numbers((c0, c1, c2), t.dtype, t.device)
+    return torch.addcmul(one, torch.addcmul(two, torch.add(three, t, alpha=c3), t), t)
+
+
+@lru_cache(maxsize=16)
+def _numbers(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Constants that are already on the device, so that nobody waits for them."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _to_grid(rows: Tensor, at: Tensor) -> Tensor:

@@ -179,7 +179,8 @@ def _turn(
     reader = Reader(torch.cat([moving[0], moving[1]], 1), None, (h, w))
     out, valid = reader.on_grid(torch.as_tensor(matrices), (side, side))
     out = out * valid
-    c2, s2 = (torch.as_tensor(f(2 * angle), dtype=out.dtype)[:, None, None] for f in (np.cos, np.sin))
+    doubled = np.stack([np.cos(2 * angle), np.sin(2 * angle)])[..., None, None]
+    c2, s2 = torch.as_tensor(doubled, dtype=out.dtype).to(out.device)
     re, im = out[:, 0], out[:, 1]
     field = torch.stack([c2 * re + s2 * im, flip * (c2 * im - s2 * re)], 1)
     return field, out[:, 2:], matrices
@@ -208,5 +209,6 @@ def _peaks(inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int) -> Iterator
     y, x = index // frame, index % frame
     root = overlap.flatten(1).gather(1, (y // 2) * (frame // 2) + x // 2).sqrt()
     z = torch.atanh((value / root.clamp_min(1e-9)).clamp_max(0.99)) * root
-    for row, places in enumerate(zip(z.tolist(), x.tolist(), y.tolist(), strict=True)):
-        yield from ((row, score, (i, j)) for score, i, j in zip(*places, strict=True) if score > 0)
+    # Places in a frame this small are exact in any float: one transfer for all.
+    for row, places in enumerate(zip(*torch.stack([z, x.to(z), y.to(z)]).tolist(), strict=True)):
+        yield from ((row, score, (int(i), int(j))) for score, i, j in zip(*places, strict=True) if score > 0)

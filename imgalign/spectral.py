@@ -13,6 +13,7 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Weight
+from imgalign.devices import gathered
 from imgalign.pyramid import fast_length, masked_blur
 from imgalign.sampling import Reader
 
@@ -211,18 +212,19 @@ def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tenso
 
 
 def _ring_sums(planes: list[Tensor], size_hw: tuple[int, int], rings: int) -> list[Tensor]:
-    """Sums of planes over a half-plane of frequencies by soft rings: each frequency counts to the two nearest."""
-    fy = torch.fft.fftfreq(size_hw[0])[:, None]
-    fx = torch.fft.rfftfreq(size_hw[1])
+    """Sums of planes over a half-plane of frequencies by soft rings: each frequency counts to the two nearest.
+
+    Float64, on the CPU.
+    """
+    device = planes[0].device
+    fy = torch.fft.fftfreq(size_hw[0], device=device)[:, None]
+    fx = torch.fft.rfftfreq(size_hw[1], device=device)
     low, t = (x.flatten() for x in _on_rings(fy, fx, rings, math.sqrt(0.5)))
 
-    def ring_sum(plane: Tensor) -> Tensor:
-        x = plane.flatten()
-        above = torch.bincount(low, x * t, rings - 1).double()
-        below = torch.bincount(low, x, rings - 1).double() - above
-        return nn.pad(below, (0, 1)) + nn.pad(above, (1, 0))
-
-    return [ring_sum(plane) for plane in planes]
+    rows = (plane.flatten() for plane in planes)
+    sums = gathered(*(torch.bincount(low, weighed, rings - 1) for x in rows for weighed in (x, x * t)))
+    both = zip(sums[::2], sums[1::2], strict=True)
+    return [nn.pad(whole - above, (0, 1)) + nn.pad(above, (1, 0)) for whole, above in both]
 
 
 def _smooth(rings: Tensor) -> Tensor:

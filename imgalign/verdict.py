@@ -255,7 +255,10 @@ def _cut(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor]:
 
 
 def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Cross-correlation of each part at displacements up to `reach`, `(parts, 2r + 1, 2r + 1)`, and its energy."""
+    """Cross-correlation of each part at displacements up to `reach`, `(parts, 2r + 1, 2r + 1)`, and its energy.
+
+    Both on the CPU.
+    """
     h, w = fixed.shape[-2:]
     frame = (h + 2 * reach, w + 2 * reach)
     product = torch.fft.rfft2(fixed, s=frame).conj() * torch.fft.rfft2(moving, s=frame)
@@ -266,7 +269,7 @@ def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor
     # Structure in one picture alone counts as well: there the other should have had it.
     energy = of_fixed / of_fixed.sum().clamp_min(1e-12) + of_moving / of_moving.sum().clamp_min(1e-12)
     energy = energy * (of_fixed.sum() * of_moving.sum() > 0)
-    return surfaces, energy
+    return surfaces.cpu(), energy.cpu()
 
 
 def _agreeing(surfaces: Tensor, energy: Tensor) -> float:
@@ -314,7 +317,7 @@ def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], le
     m = turned(m, matrices.expand(len(m), 3, 3)) * both
     f = (f * both)[..., inner, inner]
     surfaces = _surfaces(f, m, _FINE_REACH)[0]
-    energy = f.square().sum((1, 2, 3)) * m[..., inner, inner].square().sum((1, 2, 3))
+    energy = (f.square().sum((1, 2, 3)) * m[..., inner, inner].square().sum((1, 2, 3))).cpu()
     best, here = surfaces.amax((1, 2)), surfaces[:, _distance(_FINE_REACH) <= _NEAR].amax(1)
     speak = (best > _CLEAR * energy.sqrt().clamp_min(1e-6)) & (energy > _STRONG * energy.max())
     # Along an edge a patch may slide: it speaks against an answer only where that fits clearly worse.

@@ -106,8 +106,8 @@ def fake_align(monkeypatch):
         }
         return Alignment(**fields)
 
-    def prepare(picture, *, mask=None):
-        prepared.append({"picture": picture, "mask": mask})
+    def prepare(picture, *, mask=None, device="auto"):
+        prepared.append({"picture": picture, "mask": mask, "device": device})
         return picture
 
     prepared = []

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
-    ("coords", "decompose", "paths"),
+    ("coords", "decompose", "devices", "paths"),
     ("transforms", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample", "appearance",
      "histograms", "spectral", "plane", "words", "png", "tiff", "netpbm", "picture", "canvas", "kernels", "source",
      "tiles"),
