@@ -73,7 +73,7 @@ def align(
         allow_mirror: Look for mirror images too.
         precision: Standard deviation of the corners, px, that is enough: large pictures are not refined further.
         trust: Least probability of a trusted result.
-        device: `auto`, `cpu`, `cuda` or `mps`.
+        device: `auto` (the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
         threads: Threads for PyTorch; all cores by default.
         seed: Kept in the record; nothing here is left to chance.
 
@@ -140,6 +140,8 @@ def _ready(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
         return plane(picture, mask, device, role)
     if mask is not None:
         raise OptionError(f"a prepared {role} picture has its mask already; give the mask to prepare()")
+    if picture.device != device:
+        raise OptionError(f"the {role} picture was prepared for {picture.device}; give prepare() the device of align()")
     return picture
 
 
@@ -179,14 +181,16 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         # The search and the small levels are many small steps, which a CPU takes faster than it can ask a GPU.
         return torch.device("cpu")
-    if name not in ("cpu", "cuda", "mps"):
-        raise OptionError(f"unknown device {name!r}; choose auto, cpu, cuda or mps")
-    if name == "cpu":
-        return torch.device(name)
-    there = torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available()
-    if not there:
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise OptionError(f"unknown device {name!r}; choose auto, cpu, cuda, cuda:N or mps")
+    if kind == "cpu":
+        return torch.device(kind)
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if count <= int(index or 0):
         raise DeviceError(f"no {name} device on this machine; use --device cpu or auto")
-    raise DeviceError(f"alignment runs on the CPU so far, {name} is not supported yet; use --device cpu or auto")
+    # With its number, as tensors have it.
+    return torch.device(kind, int(index) if index else torch.cuda.current_device() if kind == "cuda" else 0)
 
 
 def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Alignment:
