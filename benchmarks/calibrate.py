@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import pairs
-from imgalign.verdict import EARLY, FINE_WEIGHT
+from imgalign.verdict import BY_HAND, EARLY
 
 MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 KINDS = ("easy", "medium", "hard", "repetitive", "stars", "modal", "unrelated")
@@ -105,10 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
     kinds = np.array([r[0] for r in rows])
     if given.save:
         np.savez(given.save, x=x, error=error, right=right, kinds=kinds, names=names)
-    # What patches say is too rare to be fitted: it enters with the weight that it has.
-    fine = names.index("fine")
-    known = FINE_WEIGHT * x[:, fine]
-    x, names = np.delete(x, fine, 1), [n for n in names if n != "fine"]
+    # What is too rare to be fitted enters with the weight that it has.
+    known = sum(weight * x[:, names.index(name)] for name, weight in BY_HAND.items())
+    fitted = [n for n in names if n not in BY_HAND]
+    x, names = x[:, [names.index(n) for n in fitted]], fitted
     half = np.arange(len(rows)) % 2 == 0
     beta = fit(x[half], right[half], known[half])
     held = 1 / (1 + np.exp(-(beta[0] + x[~half] @ beta[1:] + known[~half])))

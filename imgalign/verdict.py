@@ -34,11 +34,10 @@ _CLEAR = 0.4  # correlation of the edges above which a patch fits somewhere
 _ONE_WAY = 0.01  # of the shared structure across the edges: so little along them is none
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 
-# Logistic regression of `python -m benchmarks.calibrate --count 16 --seed 4242` on pairs that score nothing. What is
-# too rare to be fitted has a weight by hand: among 443 right answers, patches never fell below 0.85, and none had a
-# second position within 6 % of its score.
-BY_HAND = {"fine": 10.0, "tie": 6.0}
-_TIED = 0.05  # log of the score over the next one's: below, both fit alike
+# Logistic regression of `python -m benchmarks.calibrate --count 16 --seed 4242` on pairs that score nothing. What
+# patches say is too rare to be fitted: in 443 right answers they never fell below 0.85.
+BY_HAND = {"fine": 10.0}
+_TIED = 0.01  # log of the score over the next one's at which both fit about alike; no right answer came below 0.06
 _PRECISE = -2.5  # log of a predicted error that is small enough: still smaller ones do not speak for an answer
 _INTERCEPT = -10.788
 _WEIGHTS = BY_HAND | {
@@ -102,7 +101,6 @@ class Evidence:
             "precision": max(_PRECISE, min(self.precision, 3.0)),
             "overlap": math.log(max(self.overlap, 0.01)),
             "margin": max(-1.0, min(self.margin, 1.5)),
-            "tie": max(-1.0, min(self.margin / _TIED - 1, 0.0)),
             "correlation": self.correlation,
             "strength": max(-1.0, self.strength),
         }
@@ -112,7 +110,9 @@ def probability(evidence: Evidence) -> float:
     """Probability that the mean corner error is under 3 px and under 1 % of the diagonal."""
     if evidence.slide_deg is not None:
         return 0.0  # any other place along the edges would do as well
-    return _logistic(evidence, _INTERCEPT, _WEIGHTS)
+    # Of two places that fit alike each may be the right one.
+    share = 1 / (1 + math.exp(-max(evidence.margin, 0.0) / _TIED))
+    return share * _logistic(evidence, _INTERCEPT, _WEIGHTS)
 
 
 def promise(evidence: Evidence) -> float:

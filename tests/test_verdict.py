@@ -101,6 +101,7 @@ def test_patches_of_mere_noise_say_nothing():
         {"parts": 0.1},
         {"fine_parts": 0.4},
         {"corner_sigma_px": 3.0},
+        {"margin": 0.5},
         {"margin": 0.0},
     ],
 )
@@ -148,3 +149,7 @@ def test_edges_in_one_direction_leave_the_shift_along_them_open(noise, angle_deg
 
 def test_edges_all_around_hold_every_shift():
     assert evidence(*pair(SCENE, SIZE, TRUTH), TRUTH).slide_deg is None
+
+
+def test_two_places_that_fit_alike_are_not_trusted():
+    assert probability(replace(GOOD, margin=0.1)) > 0.5 > probability(replace(GOOD, margin=0.0))
