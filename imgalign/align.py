@@ -22,6 +22,7 @@ from imgalign.plane import Plane, plane
 from imgalign.sampling import KERNELS, Reader, mask_or_none
 from imgalign.transforms import get_model
 
+_FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
 
@@ -189,6 +190,10 @@ def _device(name: str) -> torch.device:
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if count <= int(index or 0):
         raise DeviceError(f"no {name} device on this machine; use --device cpu or auto")
+    if kind == "mps" and tuple(int(n) for n in torch.__version__.split(".")[:2]) < _FIRST_MPS:
+        raise DeviceError(
+            f"alignment on mps needs PyTorch {'.'.join(map(str, _FIRST_MPS))}, this is {torch.__version__}"
+        )
     # With its number, as tensors have it.
     return torch.device(kind, int(index) if index else torch.cuda.current_device() if kind == "cuda" else 0)
 

@@ -143,8 +143,8 @@ class OtherDevice(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name, first = getattr(func, "__name__", ""), args[0] if args else None
         far = isinstance(first, FarTensor)
-        if name in ("to", "cpu") and isinstance(first, Tensor):
-            return self._moved(first, ["cpu"] if name == "cpu" else [*args[1:], *kwargs.values()])
+        if name in ("to", "cpu", "cuda") and isinstance(first, Tensor):
+            return self._moved(first, [*args[1:], *kwargs.values()] if name == "to" else [name])
         if far and name in ("numpy", "__array__", "data_ptr"):
             raise TypeError(f"a tensor on {self.place} has no memory here; use Tensor.cpu() first")
         self.returned += far and name in _READ

@@ -292,7 +292,7 @@ def machine_options(function: F) -> F:
             default="auto",
             show_default=True,
             metavar="NAME",
-            help="Where to compute: auto, cpu, cuda, cuda:1, mps.",
+            help="Where to compute: auto (the CPU), cpu, cuda, cuda:1, mps.",
         ),
         option(
             section, "--threads", type=click.IntRange(min=1), metavar="N", help="Threads to use.  [default: every core]"
