@@ -120,19 +120,20 @@ def polish(
     matrix = torch.as_tensor(moving_from_fixed)[None]
     history: list[float] = []
 
-    def descend(problem: Problem, tolerance: float, steps: int, noise: _BlurredNoise | None = None) -> Polished:
+    def descend(problem: Problem, tolerance: float, steps: int) -> tuple[State, Matrix, float]:
+        """What came of it, the new matrix, and how far it moved the corners."""
         state = refine(problem, matrix, model, iterations=steps, tolerance_px=tolerance, cutoff=cutoff, history=history)
-        return _polished(problem, state, model, cutoff, history, noise)
+        moved = corner_distance(matrix[0].numpy(), state.final[0].numpy(), size_hw)
+        return state, state.final / state.final[:, 2:, 2:], moved
 
     blurred = _blurred(spectra, fixed[1], mask, scale)
     noise = _BlurredNoise(float(noise_variance(fixed[0])), max(1.0, 1 / scale))
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
         problem = _smooth_problem(blurred, fixed[1], matrix, light)
-        smooth = descend(problem, 0.1 * _SETTLED_PX, iterations, noise)
-        moved = corner_distance(matrix[0].numpy(), smooth.moving_from_fixed, size_hw)
-        matrix = torch.as_tensor(smooth.moving_from_fixed)[None]
+        state, matrix, moved = descend(problem, 0.1 * _SETTLED_PX, iterations)
         if moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
             break
+    smooth = _polished(problem, state, model, cutoff, history, noise)
     answer = smooth
     if rounds > 1 and not smooth.white_sigma_px < enough_px:
         plain = _plain(*spectra, fixed[1], mask, oversampling)
@@ -142,13 +143,15 @@ def polish(
             problem, held = _problem(plain, spectra, matrix, oversampling, found)
             # Under much noise gradients serve for one step: made anew after each, they hold nothing back.
             once = held > _HELD and moved < _ASTRAY_PX
-            sharp = descend(problem, tolerance_px, 1 if once else iterations)
-            moved = corner_distance(matrix[0].numpy(), sharp.moving_from_fixed, size_hw)
-            matrix = torch.as_tensor(sharp.moving_from_fixed)[None]
+            state, matrix, moved = descend(problem, tolerance_px, 1 if once else iterations)
             left = moved * (held if once else held / max(1 - held, 0.1))
-            if moved < _SETTLED_PX and left < _HELD * sharp.white_sigma_px:
-                break
+            if moved < _SETTLED_PX:
+                sharp = _polished(problem, state, model, cutoff, history, None)
+                if left < _HELD * sharp.white_sigma_px:
+                    break
             found = changing_light(_view(plain, matrix), light)
+        else:
+            sharp = _polished(problem, state, model, cutoff, history, None)
         sharp = replace(sharp, converged=sharp.converged or once)
         # The noise of the pictures is what the unblurred ones show, whichever answer stands.
         answer = sharp if _agrees(smooth, sharp, size_hw) else replace(smooth, noise=sharp.noise)
