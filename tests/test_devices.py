@@ -1,10 +1,12 @@
+import json
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from other_device import FarTensor, OtherDevice
-from scenes import Blobs, about_centre, corner_error, pair
+from scenes import Blobs, about_centre, corner_error
+from scenes import pair as scene_pair
 
 from imgalign.align import align, prepare
 from imgalign.descent import descend
@@ -36,9 +38,9 @@ CASES = {
 def pictures(truth, noise=0.02):
     """The scene and its moved self, under a light that changes over the moving one, with noise of half a per cent."""
     rng = np.random.default_rng(3)
-    fixed, moving = pair(SCENE, SIZE, np.eye(3) if truth is None else truth)
+    fixed, moving = scene_pair(SCENE, SIZE, np.eye(3) if truth is None else truth)
     if truth is None:
-        moving = pair(Blobs(5, 144, count=300, sigma=(2, 6)), SIZE, np.eye(3))[0]
+        moving = scene_pair(Blobs(5, 144, count=300, sigma=(2, 6)), SIZE, np.eye(3))[0]
     light = 1 + 0.6 * np.linspace(-1, 1, SIZE[1]) ** 2
     return fixed + rng.normal(0, noise, SIZE), light * moving + 0.3 + rng.normal(0, noise, SIZE)
 
@@ -119,11 +121,20 @@ def test_a_prepared_picture_lives_on_its_device():
 
 def test_batches_on_a_device_stay_there():
     truths = [about_centre(SIZE, shift=(k, 1.5)) for k in (1.2, -2.4)]
-    fixed, moving = (np.stack(p)[:, None] for p in zip(*(pair(SCENE, SIZE, t) for t in truths), strict=True))
+    fixed, moving = (np.stack(p)[:, None] for p in zip(*(scene_pair(SCENE, SIZE, t) for t in truths), strict=True))
     with OtherDevice("cuda") as device:
         near, far = (torch.from_numpy(x).float().to(device.place) for x in (fixed, moving))
         found = align(near, far, model="translate", device="cuda")
     assert max(corner_error(a.moving_from_fixed, t, SIZE) for a, t in zip(found, truths, strict=True)) < 0.02
+
+
+def test_the_command_line_takes_a_device(invoke, pair):
+    with OtherDevice("cuda") as device:
+        result = invoke("translate", pair.fixed, pair.moving, "--device", "cuda:0", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = np.array(json.loads(result.stdout)["moving_from_fixed"])
+    assert corner_error(found, pair.moving_from_fixed, (120, 144)) < 0.02
+    assert device.arrived > 0
 
 
 @pytest.mark.parametrize("name", ["cuda:1", "mps"])
