@@ -116,14 +116,12 @@ _Scaling = Callable[[Image], Image]
 
 def _lattice(like: Image) -> tuple[_Scaling, _Scaling]:
     """Functions that average pictures of this size down to the lattice, and interpolate up from it."""
-    (down_y, up_y), (down_x, up_x) = (
-        [torch.as_tensor(m, dtype=like.dtype, device=like.device) for m in _matrices(n)] for n in like.shape[-2:]
-    )
+    (down_y, up_y), (down_x, up_x) = (_matrices(n, like.dtype, like.device) for n in like.shape[-2:])
     return lambda x: down_y @ x @ down_x.T, lambda x: up_y @ x @ up_x.T
 
 
 @lru_cache(maxsize=16)
-def _matrices(n: int) -> tuple[np.ndarray, np.ndarray]:
+def _matrices(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Gaussian weights of `n` pixels around each lattice point, and cubic interpolation back, for one axis."""
     step = _SIGMA / 2
     count = max(2, math.ceil((n - 1) / step) + 1)
@@ -136,4 +134,4 @@ def _matrices(n: int) -> tuple[np.ndarray, np.ndarray]:
     taps = (t * (t * (2 - t) - 1), t * t * (3 * t - 5) + 2, t * (t * (4 - 3 * t) + 1), t * t * (t - 1))
     for offset, weight in enumerate(taps):
         np.add.at(up, (pixels, np.clip(cell + offset - 1, 0, count - 1)), weight / 2)
-    return down.astype(np.float32), up.astype(np.float32)
+    return torch.as_tensor(down, dtype=dtype).to(device), torch.as_tensor(up, dtype=dtype).to(device)
