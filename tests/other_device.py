@@ -8,6 +8,7 @@ point this is stricter than CUDA, as MPS is: of the CPU's tensors none but a num
 even as an index.
 """
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 _UNKNOWN_TO_MPS = (torch.float64, torch.complex128)
 _ACROSS = (torch.ops.aten.copy_.default,)  # goes from one device to another
@@ -55,24 +55,34 @@ class FarTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        far = [x for x in leaves if isinstance(x, FarTensor)]
-        for x in leaves:
-            if x.ndim > 0 and not isinstance(x, FarTensor) and func not in _ACROSS:
-                raise RuntimeError(f"{func}: a {tuple(x.shape)} tensor of the CPU among tensors on {far[0].place}")
-        out = _AT_ONCE.get(func, func)(*tree_map(_near, args), **tree_map(_near, kwargs))
+        places: list[torch.device] = []
+        here: list[Tensor] = []
+
+        def near(x: Any) -> Any:
+            if isinstance(x, FarTensor):
+                places.append(x.place)
+                return x.near
+            if isinstance(x, Tensor) and x.ndim > 0 and func not in _ACROSS:
+                here.append(x)
+            return x
+
+        near_args, near_kwargs = _each(near, args), {k: _each(near, v) for k, v in (kwargs or {}).items()}
+        place = places[0]
+        if here:
+            raise RuntimeError(f"{func}: a {tuple(here[0].shape)} tensor of the CPU among tensors on {place}")
+        out = _AT_ONCE.get(func, func)(*near_args, **near_kwargs)
         if func._schema.is_mutable:
             written = [
                 x for x, a in zip(args, func._schema.arguments, strict=False) if a.alias_info and a.alias_info.is_write
             ]
             assert len(written) == 1, f"{func} writes to more than one tensor"
             return written[0]
-        return tree_map(lambda x: FarTensor(x, far[0].place) if isinstance(x, Tensor) else x, out)
+        return _each(lambda x: FarTensor(x, place) if isinstance(x, Tensor) else x, out)
 
 
-def _near(x: Any) -> Any:
-    return x.near if isinstance(x, FarTensor) else x
+def _each(function: Callable[[Any], Any], x: Any) -> Any:
+    """What a function makes of a thing, or of each of a list of things."""
+    return type(x)(_each(function, y) for y in x) if type(x) in (list, tuple) else function(x)
 
 
 class _Carry(Function):
@@ -81,7 +91,7 @@ class _Carry(Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, place: torch.device | None) -> Tensor:
         ctx.back = tensor.place if isinstance(tensor, FarTensor) else None
-        near = _near(tensor).detach().clone()
+        near = (tensor.near if isinstance(tensor, FarTensor) else tensor).detach().clone()
         return near if place is None else FarTensor(near, place)
 
     @staticmethod
