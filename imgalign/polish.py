@@ -126,7 +126,7 @@ def polish(
         moved = corner_distance(matrix[0].numpy(), state.final[0].numpy(), size_hw)
         return state, state.final / state.final[:, 2:, 2:], moved
 
-    blurred = _blurred(spectra, fixed[1], mask, scale)
+    blurred = _blurred(spectra, fixed[1], mask, scale, oversampling if rounds > 1 else 1)
     noise = _BlurredNoise(float(noise_variance(fixed[0])), max(1.0, 1 / scale))
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
         problem = _smooth_problem(blurred, fixed[1], matrix, light)
@@ -232,15 +232,18 @@ def _problem(
     return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight), noise.held
 
 
-def _blurred(spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, scale: float) -> Problem:
+def _blurred(
+    spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, scale: float, oversampling: int
+) -> Problem:
     """Both pictures blurred alike, for the first round: what is noise is not known yet."""
     fixed, moving = (
         s.filtered(gaussian_response(s.frame_hw, max(1.0, k), s.values.real))
         for s, k in zip(spectra, (1 / scale, scale), strict=True)
     )
-    # What the blur makes of the guess beyond the border would pull: a margin is left out of both. A blurred picture
-    # holds little that a spline on its own pixels would miss.
-    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, 1, _SMOOTH_MARGIN)
+    # What the blur makes of the guess beyond the border would pull: a margin is left out of both. A spline on the
+    # picture's own pixels errs by some thousandths of a pixel on what the blur leaves of fine detail: under little noise
+    # that is enough for good sharp answers to be refused.
+    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, oversampling, _SMOOTH_MARGIN)
     gradient_x, gradient_y = fixed.derivatives()
     return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
 
