@@ -241,8 +241,8 @@ def _blurred(
         for s, k in zip(spectra, (1 / scale, scale), strict=True)
     )
     # What the blur makes of the guess beyond the border would pull: a margin is left out of both. A spline on the
-    # picture's own pixels errs by some thousandths of a pixel on what the blur leaves of fine detail: under little noise
-    # that is enough for good sharp answers to be refused.
+    # picture's own pixels errs by some thousandths of a pixel on what the blur leaves of fine detail: enough, under
+    # little noise, for good sharp answers to be refused.
     problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, oversampling, _SMOOTH_MARGIN)
     gradient_x, gradient_y = fixed.derivatives()
     return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
