@@ -140,7 +140,7 @@ class Ladder:
                     rung.problem, start, model, iterations=_FIRST_STEPS, tolerance_px=_TOLERANCE, hold_overlap=first
                 )
                 score = _scores(state, rung)
-                start = state.final[score > _FAR_BEHIND * score.max()]
+                start = state.final[score >= _FAR_BEHIND * score.max()]  # all of them where none has a position
             state = refine(rung.problem, start, model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first)
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)
