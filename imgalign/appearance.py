@@ -56,8 +56,8 @@ def features(image: Image, weight: Weight) -> Image:
     return torch.cat([local, edges(smooth, weight)], 1)
 
 
-def edges(smooth: Image, weight: Weight) -> Image:
+def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
     """`orientation` of a smoothed picture, with half its mean gradient as the floor."""
     gx, gy = central_differences(smooth)
     energy = ((gx * gx + gy * gy) * weight).sum() / weight.sum().clamp_min(1e-6)
-    return orientation(smooth, weight, 1.0, 0.5 * float(energy) ** 0.5 + 1e-12)
+    return orientation(smooth, weight, sigma, 0.5 * float(energy) ** 0.5 + 1e-12)

@@ -220,10 +220,13 @@ class Pair:
 
     def fine_agreement(self, moving_from_fixed: Matrix3) -> float:
         """`verdict.fine_agreement` on the base level, both pictures at about one density."""
+        began = time.perf_counter()
         scale = local_scale(moving_from_fixed, self.size_hw)
         r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
         matrix = level_from_full(r_moving) @ moving_from_fixed @ np.linalg.inv(level_from_full(r_fixed))
-        return verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), matrix)
+        share = verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), matrix)
+        self.seconds["verdict"] += time.perf_counter() - began
+        return share
 
     @property
     def judged_at(self) -> float:

@@ -25,7 +25,6 @@ from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, m
 from imgalign.errors import OptionError, ShapeError
 
 KERNELS = ("nearest", "bilinear", "cubic")
-_POLE = 3**0.5 - 2  # of the cubic B-spline's inverse filter
 _PAD = 2  # spline taps reach two pixels past the border
 _SLACK = 1e-7  # of the longer side: half the last bit of a float32 coordinate, so that the identity keeps its borders
 _IN_CACHE = 1 << 16  # points that are read in one go

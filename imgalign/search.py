@@ -130,17 +130,8 @@ def _correlate(
     coarse_spectra = [(_coarse_spectrum(a, frame), _coarse_spectrum(b, frame)) for a, b in coarse]
     found: list[Hypothesis] = []
     for half_turned in (False, True)[: 1 + opposite]:
-
-        def correlated(a: Tensor, b: Tensor, n: int, convolve: bool = half_turned) -> Tensor:
-            """For every shift of `a` over `b` the sum of `a * b` over all pixels (and channels)."""
-            a = a if convolve else a.conj().resolve_conj()
-            product = a[:, 0] * b[:, 0]
-            for channel in range(1, a.shape[1]):
-                product.addcmul_(a[:, channel], b[:, channel])
-            return torch.fft.irfft2(product, s=(n, n))
-
-        inner = correlated(ours, theirs, frame)
-        overlap, own_fixed, own_moving = (correlated(a, b, frame // 2).mul_(4) for a, b in coarse_spectra)
+        inner = _correlated(ours, theirs, frame, half_turned)
+        overlap, own_fixed, own_moving = (_correlated(a, b, frame // 2, half_turned).mul_(4) for a, b in coarse_spectra)
         norm = (own_fixed.clamp_min_(1e-3) * own_moving.clamp_min_(1e-3)).rsqrt_()
         overlap = torch.where(overlap > least, overlap, 0.0)
         for row, z, place in _peaks(inner, norm, overlap, peaks):
@@ -152,6 +143,18 @@ def _correlate(
             dx, dy = (d - frame if d >= side - spare // 2 else d for d in shift)
             found.append(Hypothesis(matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]]), z))
     return found
+
+
+def _correlated(a: Tensor, b: Tensor, n: int, convolve: bool) -> Tensor:
+    """For every shift of `a` (read backwards with `convolve`) over `b`, the sum of `a * b` over pixels and channels.
+
+    Both are half-plane spectra of `n` by `n` pixels.
+    """
+    a = a if convolve else a.conj().resolve_conj()
+    product = a[:, 0] * b[:, 0]
+    for channel in range(1, a.shape[1]):
+        product.addcmul_(a[:, channel], b[:, channel])
+    return torch.fft.irfft2(product, s=(n, n))
 
 
 def _halved(rotations_deg: tuple[float, ...]) -> tuple[tuple[float, ...], bool]:

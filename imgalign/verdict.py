@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
-from imgalign.appearance import orientation
+from imgalign.appearance import edges
 from imgalign.devices import gathered
 from imgalign.gradients import central_differences
 from imgalign.refine import Problem, turned
@@ -309,10 +309,7 @@ def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], le
         reader = Reader(image, mask_or_none(weight), (image.shape[-2], image.shape[-1]))
         values, valid = reader.on_grid(at, (outer, outer))
         smooth = torch.nn.functional.avg_pool2d(values, 3, stride=1, padding=1)
-        gx, gy = central_differences(smooth)
-        energy = (gx * gx + gy * gy) * valid
-        floor = 0.5 * float(energy.sum() / valid.sum().clamp_min(1e-6)) ** 0.5 + 1e-12
-        fields.append((orientation(smooth, valid, 0.0, floor), valid))
+        fields.append((edges(smooth, valid, sigma=0.0), valid))
     (f, seen_f), (m, seen_m) = fields
     both = seen_f * seen_m
     inner = slice(_FINE_REACH, _FINE_REACH + side)

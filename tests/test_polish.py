@@ -140,7 +140,7 @@ def test_masked_pixels_do_not_count():
     assert corner_error(done.moving_from_fixed, truth, SIZE) < 5e-3
 
 
-BRIGHT = pytest.param(5.0, marks=pytest.mark.xfail(strict=False, reason="it takes part in the contrast"))
+BRIGHT = pytest.param(5.0, marks=pytest.mark.xfail(strict=True, reason="it takes part in the contrast"))
 
 
 @pytest.mark.parametrize("bright", [0.0, BRIGHT])
