@@ -160,6 +160,16 @@ def tables(attempts: list[Attempt]) -> Iterator[str]:
     yield "\n| stated probability | n | stated | observed |\n|---|---|---|---|"
     for low, count, stated, observed in calibration(attempts):
         yield f"| {low:.1f} to {low + 0.1:.1f} | {count} | {stated:.3f} | {observed:.3f} |"
+    if rows := [a for a in related if a.trusted and np.isfinite(a.sigma_px)]:
+        yield "\n| trusted, with an error bar | within 3 sigma % | rank correlation with the error |\n|---|---|---|"
+        yield "| {} | {:.1f} | {:.2f} |".format(*error_bars(rows))
+
+
+def error_bars(rows: list[Attempt]) -> tuple[int, float, float]:
+    """How many, the share in per cent within three predicted sigmas, and Spearman's correlation of error and sigma."""
+    error, sigma = (np.array([getattr(a, name) for a in rows]) for name in ("error_px", "sigma_px"))
+    ranks = [np.argsort(np.argsort(x)) for x in (error, sigma)]
+    return len(rows), 100 * float(np.mean(error < 3 * sigma)), float(np.corrcoef(*ranks)[0, 1])
 
 
 def calibration(attempts: Iterable[Attempt], bins: int = 10) -> Iterator[tuple[float, int, float, float]]:

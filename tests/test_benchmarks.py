@@ -263,6 +263,14 @@ def test_calibration_sets_stated_beside_observed():
     assert [(low, n, round(seen, 2)) for low, n, _, seen in calibration(rows)] == [(0.1, 1, 1.0), (0.9, 4, 0.75)]
 
 
+def test_error_bars_are_set_beside_errors():
+    from benchmarks.reach import error_bars
+
+    rows = [_attempt(error_px=e, sigma_px=s) for e, s in ((0.1, 0.05), (0.2, 0.1), (0.3, 0.2), (4.0, 1.0))]
+    assert error_bars(rows) == (4, 75.0, pytest.approx(1.0))
+    assert error_bars([_attempt(error_px=e, sigma_px=1 / e) for e in (1, 2, 3)])[2] == pytest.approx(-1.0)
+
+
 def test_reach_measures_the_motion_of_a_pair():
     from benchmarks.reach import motion
 
