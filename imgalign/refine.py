@@ -81,8 +81,8 @@ class State:
         normal: `(B, P + 2C, P + 2C)` normal matrix of the parameters and of each channel's bias and gain.
         slope: `(B, P + 2C)` Jacobian times residual.
         loss: `(B,)` robust mean squared residual (pictures of unit contrast).
-        objective: `(B,)` the loss less that of unrelated pictures, times the overlap: a mean over the overlap
-            alone could win by sliding apart; here every pixel given up costs.
+        objective: `(B,)` the loss as a share of that of unrelated pictures, less one, times the overlap: a mean over
+            the overlap alone could win by sliding apart; here every pixel given up costs.
         scale: `(B,)` robust standard deviation of the residual.
         correlation: `(B,)` weighted correlation over the overlap, mean over the channels.
         overlap: `(B,)` share of the fixed picture's weight that has moving picture under it.
@@ -165,7 +165,8 @@ def refine(
         rows, now, ahead = rows[~short], now.select(~short), ahead[~short]
         if len(rows) == 0:
             break
-        trial = evaluate(problem, ahead, model, cutoff, now.scale)
+        # A share, unlike the loss, may be compared whatever the scale of the residuals.
+        trial = evaluate(problem, ahead, model, cutoff, None if hold_overlap else now.scale)
         better = (trial.objective <= now.objective) if hold_overlap else (trial.loss <= now.loss)
         if not hold_overlap:
             # Gradients of a common image have their zero a little beside the least loss. Near it what counts is that
@@ -236,7 +237,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
         normal=normal,
         slope=slope,
         loss=loss,
-        objective=overlap * (loss - _unrelated_loss(used, cutoff, residual.shape[1])),
+        objective=overlap * (loss / _unrelated_loss(used, cutoff, residual.shape[1]) - 1),
         scale=own_scale,
         correlation=correlation,
         overlap=torch.where(alive, overlap, torch.zeros_like(overlap)),

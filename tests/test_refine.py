@@ -236,3 +236,12 @@ def test_double_angles_are_brought_back_to_the_fixed_picture(angle_deg, linear):
     matrix = torch.eye(3, dtype=torch.float64)[None].clone()
     matrix[0, :2, :2] = torch.as_tensor(turn)
     assert turned(channels, matrix).flatten().tolist() == pytest.approx([0.5, np.cos(0.6), np.sin(0.6)])
+
+
+def test_steps_worth_their_overlap_are_taken_although_the_scale_of_the_residuals_falls():
+    truth = about_centre(SIZE, shift=(2.5, -1.5), angle_deg=1.5)
+    two = problem(*pair(Blobs(7, 110, sigma=(3, 7)), SIZE, truth))
+    history: list[float] = []
+    _, matrix = found(two, "rigid", hold_overlap=True, history=history)
+    assert corner_error(matrix, truth, SIZE) < 0.01
+    assert len(history) <= 6
