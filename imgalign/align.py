@@ -218,8 +218,7 @@ def _nothing_to_see(pair: Pair) -> str:
         image, weight = picture.at(pair.base)
         if float(weight.sum()) < 30:
             return f"the {role} picture is masked or transparent everywhere"
-        seen = weight > 0.5
-        low, high = image.where(seen, math.inf).min(), image.where(seen, -math.inf).max()
+        low, high = image[weight > 0.5].aminmax() if float(weight.min()) <= 0.5 else image.aminmax()
         if not float(high - low) > 1e-6 * max(1.0, abs(float(high)), abs(float(low))):
             return f"the {role} picture is constant"
     return ""

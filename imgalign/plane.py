@@ -71,15 +71,18 @@ class Plane:
                 weight *= torch.isfinite(colour)
             if not bool(weight.all()):
                 colours = [torch.where(weight > 0, colour, 0.0) for colour in colours]
-        grey = _grey(colours).mul_(scale)
+        grey = _grey(colours)
         if self.alpha:
             weight = weight * (part[..., -1].float() * scale).nan_to_num(0).clamp(0, 1)
         if self.mask is not None:
             weight = weight * self.mask[top:bottom].to(self.device)
-        return reduce(grey[None, None], weight[None, None], reduction)
+        image, weight = reduce(grey[None, None], weight[None, None], reduction)
+        return image * scale, weight
 
 
 def _grey(colours: Sequence[Tensor]) -> Tensor:
+    if len(colours) == 1:
+        return colours[0]
     shares = _LUMINANCE if len(colours) == 3 else (1 / len(colours),) * len(colours)
     grey = colours[0] * shares[0]
     for colour, share in zip(colours[1:], shares[1:], strict=True):

@@ -1,9 +1,9 @@
 """Pyramids: halving with weights, and blurs in the frequency domain.
 
 A level is the mean over blocks of pixels, weighted by the mask, so that masked pixels never leak and the
-pixel-centre rule of `coords` holds exactly. Blurs are Gaussian, done by FFT (on this scale faster than a
-convolution) with the mask as weight: the border is treated as a mask as well, nothing is reflected into
-the picture, and so the blur brings no bias of scale.
+pixel-centre rule of `coords` holds exactly. Blurs are Gaussian, done by FFT (or, on small pictures, by the matrix
+that the FFT amounts to along an axis) with the mask as weight: the border is treated as a mask as well, nothing is
+reflected into the picture, and so the blur brings no bias of scale.
 """
 
 import math
@@ -12,10 +12,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as nn
+from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.coords import level_from_full, mapped_planes
 from imgalign.sampling import Reader
+
+_DENSE = 128  # pixels a side up to which a product with a matrix is faster than an FFT
+_DENSE_LEVEL = 256  # and of a level up to which reducing a picture to it is one
+_FEW_ROWS = 4  # that are added one by one
 
 
 def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
@@ -28,9 +33,28 @@ def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
         return image, weight
     if is_whole(weight):
         h, w = (n // factor for n in image.shape[-2:])
-        return nn.avg_pool2d(image, factor), weight.new_ones((*weight.shape[:2], h, w))
-    mean_weight = nn.avg_pool2d(weight, factor)
-    return nn.avg_pool2d(image * weight, factor) / mean_weight.clamp_min(1e-6), mean_weight
+        return block_mean(image, factor), weight.new_ones((*weight.shape[:2], h, w))
+    mean_weight = block_mean(weight, factor)
+    return block_mean(image * weight, factor) / mean_weight.clamp_min(1e-6), mean_weight
+
+
+def block_mean(image: Image, side: int) -> Image:
+    """Mean over blocks of `side` x `side` pixels; rows and columns that fill no block are dropped.
+
+    A tenth of the time of `avg_pool2d` on a CPU: rows are added to rows, then columns to columns.
+    """
+    h, w = (n - n % side for n in image.shape[-2:])
+    if side <= _FEW_ROWS:
+        rows = image[..., :h:side, :w] + image[..., 1:h:side, :w]
+        for k in range(2, side):
+            rows += image[..., k:h:side, :w]
+        columns = rows[..., ::side] + rows[..., 1::side]
+        for k in range(2, side):
+            columns += rows[..., k::side]
+    else:
+        rows = image[..., :h, :w].unflatten(-2, (-1, side)).sum(-2)
+        columns = rows.unflatten(-1, (-1, side)) @ image.new_ones(side)
+    return columns.mul_(1 / side**2)
 
 
 def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weight]:
@@ -43,6 +67,13 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
     sigma = 0.5 * math.sqrt(max(reduction**2 - whole**2, 0.0)) / whole
     if whole > 1:
         image, weight = reduce(image, weight, whole)
+    if is_whole(weight) and max(size_hw) <= _DENSE_LEVEL:
+        rows, columns = (
+            _shrinking(n, to, whole, reduction, sigma, image.dtype, image.device)
+            for n, to in zip(image.shape[-2:], size_hw, strict=True)
+        )
+        image = rows @ image @ columns.T
+        return image, torch.ones_like(image)
     if sigma > 0.2:
         image = masked_blur(image, weight, sigma)
     block_from_level = torch.as_tensor(level_from_full(whole) @ np.linalg.inv(level_from_full(reduction)))[None]
@@ -53,21 +84,49 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
     return image, torch.ones_like(image) if is_whole(weight) else Reader(weight, None, seen_hw).values(*points)
 
 
+@lru_cache(maxsize=32)
+def _shrinking(
+    n: int, to: int, whole: int, reduction: float, sigma: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What `shrink` does to blocks of `whole` pixels along one axis, blur and sampling, as a `(to, n)` matrix."""
+    at = (((torch.arange(to, dtype=torch.float64) + 0.5) * reduction) / whole - 0.5).clamp(0, n - 1)
+    low = at.floor().clamp_max(n - 2).long()[:, None]
+    share = at[:, None] - low
+    matrix = torch.zeros(to, n, dtype=torch.float64).scatter_(1, low, 1 - share).scatter_(1, low + 1, share)
+    if sigma > 0.2:
+        gaussian = _blurring(n, sigma, torch.float64, torch.device("cpu"))
+        matrix = matrix @ (gaussian / gaussian.sum(1, keepdim=True))
+    return matrix.to(dtype).to(device)
+
+
 def is_whole(weight: Weight) -> bool:
     """Whether no pixel is masked, not even in part."""
-    return not bool((weight < 1).any())
+    return float(weight.min()) >= 1
 
 
 def blur(image: Image, sigma: float) -> Image:
-    """Gaussian blur in pixels, zero outside the image. Rows and columns by FFT over a zero-padded frame."""
+    """Gaussian blur in pixels, zero outside the image: on large ones by FFT over a zero-padded frame."""
     if sigma <= 0:
         return image
     h, w = image.shape[-2:]
+    if max(h, w) <= _DENSE:
+        rows, columns = (_blurring(n, sigma, image.dtype, image.device) for n in (h, w))
+        return rows @ image @ columns
     pad = math.ceil(3 * sigma)
     frame = (fast_length(h + pad), fast_length(w + pad))
     spectrum = torch.fft.rfft2(image, s=frame)
     spectrum *= gaussian_response(frame, sigma, image)
     return torch.fft.irfft2(spectrum, s=frame)[..., :h, :w]
+
+
+@lru_cache(maxsize=64)
+def _blurring(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`blur` along one axis as an `(n, n)` matrix, symmetric."""
+    frame = fast_length(n + math.ceil(3 * sigma))
+    response = torch.exp(-2 * (math.pi * sigma * torch.fft.rfftfreq(frame, dtype=torch.float64)) ** 2)
+    kernel = torch.fft.irfft(response, n=frame)
+    index = torch.arange(n)
+    return kernel[(index[:, None] - index) % frame].to(dtype).to(device)
 
 
 def masked_blur(image: Image, weight: Weight, sigma: float, below: Weight | None = None) -> Image:

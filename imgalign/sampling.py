@@ -315,7 +315,7 @@ class Reader:
 
 def mask_or_none(weight: Weight) -> Weight | None:
     """A mask as a `Reader` takes it: none where every pixel counts."""
-    return weight if bool((weight < 0.999).any()) else None
+    return weight if float(weight.min()) < 0.999 else None
 
 
 def _read_planes(image: Image, at: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from imgalign import pyramid
 from imgalign.pyramid import blur, fast_length, masked_blur, reduce, shrink
 
 
@@ -89,3 +90,14 @@ def test_masked_blur_of_a_constant_is_that_constant():
 @pytest.mark.parametrize(("n", "expected"), [(1, 2), (7, 8), (11, 12), (13, 16), (97, 100), (128, 128), (257, 270)])
 def test_fast_length_is_even_and_smooth(n, expected):
     assert fast_length(n) == expected
+
+
+@pytest.mark.parametrize("reduction", [1.3, 2.6, 5.2])
+def test_small_pictures_come_out_alike_by_matrices_and_by_fft(reduction, monkeypatch):
+    image, weight = picture(110, 126), ones(110, 126)
+    small = shrink(image, weight, reduction)[0], blur(image, 1.0), blur(image, 6.0)
+    monkeypatch.setattr(pyramid, "_DENSE", 0)
+    monkeypatch.setattr(pyramid, "_DENSE_LEVEL", 0)
+    large = shrink(image, weight, reduction)[0], blur(image, 1.0), blur(image, 6.0)
+    for one, other in zip(small, large, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
