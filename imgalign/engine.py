@@ -29,6 +29,7 @@ _BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it,
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
+_BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
 _SAME = 0.3  # pixels of the level on which it was judged: an answer that moves by less is not judged again
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
@@ -275,7 +276,8 @@ class Pair:
         shifts = self._search(full_range("translate", 0, 1, False), peaks=12 if self.model.name == "translate" else 3)
         if init == "phase":
             return shifts
-        return distinct([*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)], self.size_hw, self.near, 5)
+        starts = [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
+        return distinct(starts, self.size_hw, _BASIN * max(self.size_hw), 5)
 
     def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
         """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""

@@ -15,13 +15,12 @@ from imgalign.pyramid import masked_blur, shrink
 from imgalign.refine import Problem, State, refine
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
-from imgalign.transforms import MODELS, Model, local_scale
+from imgalign.transforms import MODELS, Model, corner_distance, local_scale
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
 _LEVELS = 2  # of the ladder: 96 and 192 pixels on the longer side
-_FEW = 2  # hypotheses that are all refined to the end
-_FIRST_STEPS = 3
-_FAR_BEHIND = 0.6  # of the best score, after the first steps
+_ALIKE = 1.0  # level pixels: of two hypotheses that have come so near to each other one is enough
+_HEATS = ((0, 0.4), (3, 0.6))  # after so many steps, those below that share of the best score are dropped
 _TOLERANCE = 0.05  # level pixels: the level above starts from there
 _BEHIND = 0.65  # a hypothesis whose score is less than this share of the best one's is dropped
 
@@ -134,13 +133,10 @@ class Ladder:
                 )
                 starts.append(far.final)
             start = torch.cat(starts)
-            if len(start) > _FEW:
-                # What is far behind after some steps does not catch up.
-                state = refine(
-                    rung.problem, start, model, iterations=_FIRST_STEPS, tolerance_px=_TOLERANCE, hold_overlap=first
-                )
-                score = _scores(state, rung)
-                start = state.final[score >= _FAR_BEHIND * score.max()]  # all of them where none has a position
+            for steps, behind in _HEATS:
+                if len(start) > 1:
+                    options = {"iterations": steps, "tolerance_px": _TOLERANCE, "hold_overlap": first}
+                    start = _survivors(refine(rung.problem, start, model, **options), rung, behind)
             state = refine(rung.problem, start, model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first)
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)
@@ -157,6 +153,19 @@ def _scores(state: State, rung: Rung) -> torch.Tensor:
     score = torch.atanh(state.correlation.clamp(0, 0.999)) * pixels.clamp_min(0).sqrt()
     finite = torch.isfinite(state.final).all((1, 2)) & (state.overlap > 0)
     return torch.where(finite, score, -math.inf)
+
+
+def _survivors(state: State, rung: Rung, behind: float) -> torch.Tensor:
+    """The matrices whose score is not too far behind the best one's, each place once; all where none has one."""
+    score = _scores(state, rung)
+    kept: list[int] = []
+    for row in score.argsort(descending=True).tolist():
+        if score[row] >= behind * score.max() and all(
+            corner_distance(state.final[row].numpy(), state.final[k].numpy(), rung.problem.size_hw) > _ALIKE
+            for k in kept
+        ):
+            kept.append(row)
+    return state.final[kept]
 
 
 def _ranked(state: State, rung: Rung) -> list[Hypothesis]:
