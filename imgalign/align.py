@@ -1,6 +1,5 @@
 """`align`: two pictures in, one transform and a verdict out."""
 
-import math
 import time
 from typing import Any
 

@@ -135,8 +135,10 @@ class Ladder:
             start = torch.cat(starts)
             for steps, behind in _HEATS:
                 if len(start) > 1:
-                    options = {"iterations": steps, "tolerance_px": _TOLERANCE, "hold_overlap": first}
-                    start = _survivors(refine(rung.problem, start, model, **options), rung, behind)
+                    state = refine(
+                        rung.problem, start, model, iterations=steps, tolerance_px=_TOLERANCE, hold_overlap=first
+                    )
+                    start = _survivors(state, rung, behind)
             state = refine(rung.problem, start, model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first)
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)

@@ -60,7 +60,7 @@ def mean(x: Tensor, valid: Weight) -> Tensor:
     return (x * valid).sum() / valid.sum().clamp_min(1e-6)
 
 
-def changing_light(view: View, wanted: bool | None) -> Light | None:
+def changing_light(view: View, wanted: bool | None, *, noise: float | None = None, spacing: int = 1) -> Light | None:
     """A light that changes over the picture, or None where one gain and one bias explain nearly as much.
 
     The gain is the regression of the fixed on the moving picture around each pixel, drawn to the global one where
@@ -69,11 +69,13 @@ def changing_light(view: View, wanted: bool | None) -> Light | None:
     Args:
         view: The pictures, about aligned.
         wanted: Always, never, or (None) where it is worth it.
+        noise: Variance of the fixed picture's noise; where it is None, as for white noise.
+        spacing: Pixels of the pictures per pixel of the view.
     """
     if wanted is False:
         return None
     fixed, warped, valid = view
-    down, up = _lattice(valid)
+    down, up = _lattice(valid, _SIGMA / spacing)
     below = down(valid).clamp_min(1e-3)
     mean_f, mean_m = up(down(fixed * valid) / below), up(down(warped * valid) / below)
     f, m = fixed - mean_f, warped - mean_m
@@ -92,9 +94,9 @@ def changing_light(view: View, wanted: bool | None) -> Light | None:
         # Where there is only noise the regression leaves the moving picture out, and so halves the residual, under
         # any light. The fair measure is one gain, drawn to nothing in the same way.
         both = (mean(f * f, valid) / mean_variance.clamp_min(1e-20)).sqrt()
-        noise = noise_variance(fixed) / both.square().clamp_min(1e-20)
+        of_moving = (noise_variance(fixed) if noise is None else noise) / both.square().clamp_min(1e-20)
         gain_alone = torch.sign(mean_covariance) * both
-        shrunk = up(gain_alone * (1 - noise / variance.clamp_min(1e-20)).clamp(0, 1))
+        shrunk = up(gain_alone * (1 - of_moving / variance.clamp_min(1e-20)).clamp(0, 1))
         alone = mean_f - gain_alone * mean_m
         alone = (alone - mean(alone, valid)).add_(f).addcmul_(shrunk, m, value=-1)
         if bool(left_by_many >= _WORTH * mean(alone.square_(), valid)):
@@ -114,19 +116,19 @@ def noise_variance(image: Image) -> Tensor:
 _Scaling = Callable[[Image], Image]
 
 
-def _lattice(like: Image) -> tuple[_Scaling, _Scaling]:
+def _lattice(like: Image, sigma: float) -> tuple[_Scaling, _Scaling]:
     """Functions that average pictures of this size down to the lattice, and interpolate up from it."""
-    (down_y, up_y), (down_x, up_x) = (_matrices(n, like.dtype, like.device) for n in like.shape[-2:])
+    (down_y, up_y), (down_x, up_x) = (_matrices(n, sigma, like.dtype, like.device) for n in like.shape[-2:])
     return lambda x: down_y @ x @ down_x.T, lambda x: up_y @ x @ up_x.T
 
 
 @lru_cache(maxsize=16)
-def _matrices(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _matrices(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Gaussian weights of `n` pixels around each lattice point, and cubic interpolation back, for one axis."""
-    step = _SIGMA / 2
+    step = sigma / 2
     count = max(2, math.ceil((n - 1) / step) + 1)
     pixels = np.arange(n)
-    down = np.exp(-0.5 * ((pixels - step * np.arange(count)[:, None]) / _SIGMA) ** 2)
+    down = np.exp(-0.5 * ((pixels - step * np.arange(count)[:, None]) / sigma) ** 2)
     up = np.zeros((n, count))
     cell = np.minimum((pixels / step).astype(int), count - 2)
     t = pixels / step - cell

@@ -10,17 +10,18 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_planes
-from imgalign.light import Light, View, changing_light, mean, noise_variance
 from imgalign.pyramid import gaussian_response
-from imgalign.refine import Problem, State, noise_information, refine, tile_scores
+from imgalign.refine import Problem, refine
 from imgalign.sampling import mask_or_none
-from imgalign.spectral import NoiseModel, Spectrum, inner_weight, noise_model, spectrum, spline_reader
+from imgalign.sharp import Sharp
+from imgalign.smooth import lattice, smooth
+from imgalign.spectral import Spectrum, spectrum
 from imgalign.transforms import Model, corner_distance, local_scale
+from imgalign.uncertainty import BlurredNoise, corner_sigma, covariance
 
 _CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
 _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
@@ -28,15 +29,8 @@ _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to l
 _ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
 _SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
-_RAMP = 4.0  # pixels over which weights rise from the moving picture's border
+_NOISY = 0.1  # residual of blurred pictures, in contrasts, from which noise matters
 _HELD = 0.1  # share by which noise in the gradients may hold a step back; of the predicted error, too
-_MOST_LEVERAGE = 0.98  # of a tile, so that one that decides alone gives a number still
-_LEAST_SIGNAL = 0.25  # share of the normal matrix that is taken for signal at least
-_SMOOTH_MARGIN = 4  # pixels at the border that the first, blurred round leaves out
-_BLOCK = 4  # pixels a side over which local contrast is taken
-_STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
-_TRUST_PIXELS = 8000  # enough of them to see how residuals grow with it
-_BORDER = 8  # pixels from the border whose interpolation may be worse
 
 
 @dataclass(frozen=True)
@@ -64,22 +58,6 @@ class Polished:
     converged: bool
     history: tuple[float, ...]
     white_sigma_px: float
-
-
-@dataclass(frozen=True)
-class _BlurredNoise:
-    """White noise of a picture, before a Gaussian blur; and what is left of it in a derivative at unit contrast."""
-
-    variance: float  # grey levels squared
-    blur_px: float
-
-    def white(self, blurred: Image) -> float:
-        """Variance of the derivative."""
-        return self.variance / (8 * math.pi * self.blur_px**4 * float(blurred.var().clamp_min(1e-12)))
-
-    def most(self, scale: float) -> float:
-        """The same if all of a residual of that standard deviation is noise, half of it in each picture."""
-        return scale**2 / (4 * self.blur_px**2)
 
 
 def polish(
@@ -112,58 +90,111 @@ def polish(
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
     """
     cutoff = _CUTOFF if robust else math.inf
-    size_hw = _size(fixed[0])
+    size_hw = fixed[0].shape[-2], fixed[0].shape[-1]
     scale = local_scale(moving_from_fixed, size_hw)
     # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).
     spectra = _matched(spectrum(*fixed), 1 / scale), _matched(spectrum(*moving), scale)
-    mask = mask_or_none(moving[1])
-    matrix = torch.as_tensor(moving_from_fixed)[None]
+    blurred = smooth(fixed, spectra, mask_or_none(moving[1]), scale, oversampling if rounds > 1 else 1)
     history: list[float] = []
-
-    def descend(problem: Problem, tolerance: float, steps: int) -> tuple[State, Matrix, float]:
-        """What came of it, the new matrix, and how far it moved the corners."""
-        state = refine(problem, matrix, model, iterations=steps, tolerance_px=tolerance, cutoff=cutoff, history=history)
-        moved = corner_distance(matrix[0].numpy(), state.final[0].numpy(), size_hw)
-        return state, state.final / state.final[:, 2:, 2:], moved
-
-    blurred = _blurred(spectra, fixed[1], mask, scale, oversampling if rounds > 1 else 1)
-    noise = _BlurredNoise(float(noise_variance(fixed[0])), max(1.0, 1 / scale))
+    descent = _Descent(torch.as_tensor(moving_from_fixed)[None], model, cutoff, size_hw, history)
+    sparse = blurred.sparse()
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
-        problem = _smooth_problem(blurred, fixed[1], matrix, light)
-        state, matrix, moved = descend(problem, 0.1 * _SETTLED_PX, iterations)
-        if moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
+        problem = sparse.problem(descent.matrix, light)
+        descent.run(problem, 0.1 * _SETTLED_PX, iterations, step=sparse.step)
+        if descent.moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
             break
-    smooth = _polished(problem, state, model, cutoff, history, noise)
-    answer = smooth
-    if rounds > 1 and not smooth.white_sigma_px < enough_px:
-        plain = _plain(*spectra, fixed[1], mask, oversampling)
-        found = changing_light(_view(plain, matrix), light)
-        plain = replace(plain, moving=replace(plain.moving, mask=_border_mask(plain, matrix, found, moving[1])))
-        for _ in range(rounds):
-            problem, held = _problem(plain, spectra, matrix, oversampling, found)
-            # Under much noise gradients serve for one step: made anew after each, they hold nothing back.
-            once = held > _HELD and moved < _ASTRAY_PX
-            state, matrix, moved = descend(problem, tolerance_px, 1 if once else iterations)
-            left = moved * (held if once else held / max(1 - held, 0.1))
-            if moved < _SETTLED_PX:
-                sharp = _polished(problem, state, model, cutoff, history, None)
-                if left < _HELD * sharp.white_sigma_px:
-                    break
-            found = changing_light(_view(plain, matrix), light)
-        else:
-            sharp = _polished(problem, state, model, cutoff, history, None)
-        sharp = replace(sharp, converged=sharp.converged or once)
-        # The noise of the pictures is what the unblurred ones show, whichever answer stands.
-        answer = sharp if _agrees(smooth, sharp, size_hw) else replace(smooth, noise=sharp.noise)
-    everywhere = replace(blurred.moving, margin=0.0)
-    last = torch.as_tensor(answer.moving_from_fixed)[None]
-    points = mapped_planes(last, size_hw, fixed[0].dtype, fixed[0].device)
-    weight = everywhere.weights(*points) * fixed[1]
+    answer = descent.polished(sparse.noise)
+    if rounds > 1 and not answer.white_sigma_px < enough_px:
+
+        def with_all_pixels() -> Polished:
+            descent.run(blurred.problem(descent.matrix, light), tolerance_px, iterations)
+            return descent.polished(blurred.noise)
+
+        # Steps that noise holds back end about where they began: that is then to be as exact as it can.
+        noisy = sparse is not blurred and answer.noise > _NOISY
+        first = with_all_pixels() if noisy else answer
+        # What blurred pictures do not show, those with all their noise will not either.
+        sharp = Sharp(spectra, fixed[1], moving[1], oversampling, False if problem.gain is None else light)
+        answer = _sharpened(descent, sharp, rounds, iterations, tolerance_px)
+        if not _agrees(first, answer, size_hw):
+            descent.matrix = torch.as_tensor(first.moving_from_fixed)[None]
+            # The noise of the pictures is what the unblurred ones show.
+            answer = replace(first if noisy or sparse is blurred else with_all_pixels(), noise=answer.noise)
+    everywhere = replace(blurred.pictures.moving, margin=0.0)
+    at = mapped_planes(torch.as_tensor(answer.moving_from_fixed)[None], size_hw, fixed[0].dtype, fixed[0].device)
+    weight = everywhere.weights(*at) * fixed[1]
     return replace(answer, overlap=float(weight.sum() / fixed[1].sum().clamp_min(1e-9)))
 
 
-def _size(image: Image) -> tuple[int, int]:
-    return image.shape[-2], image.shape[-1]
+class _Descent:
+    """Where a transform stands while it is refined on one problem after the other."""
+
+    def __init__(
+        self, matrix: Matrix, model: Model, cutoff: float, size_hw: tuple[int, int], history: list[float]
+    ) -> None:
+        self.matrix, self._model, self._cutoff, self._size_hw, self._history = matrix, model, cutoff, size_hw, history
+        self.moved = math.inf
+
+    def run(self, problem: Problem, tolerance_px: float, iterations: int, *, step: int = 1, held: float = 1.0) -> None:
+        """Refine; `moved` then says how far that moved the corners, px.
+
+        Args:
+            problem: The two pictures.
+            tolerance_px: As in `refine`.
+            iterations: As in `refine`.
+            step: Pixels of the fixed picture per pixel of the problem.
+            held: As in `refine`.
+        """
+        sparse = lattice(step)
+        state = refine(
+            problem,
+            self.matrix @ sparse,
+            self._model,
+            iterations=iterations,
+            tolerance_px=tolerance_px / step,
+            cutoff=self._cutoff,
+            history=self._history,
+            held=held,
+        )
+        after = state.final @ torch.linalg.inv(sparse)
+        self.moved = corner_distance(self.matrix[0].numpy(), after[0].numpy(), self._size_hw)
+        self.matrix = after / after[:, 2:, 2:]
+        self._last = problem, state, step
+
+    def polished(self, noise: BlurredNoise | None) -> Polished:
+        """The last answer, with its error bar."""
+        problem, state, step = self._last
+        known, white = covariance(problem, state, self._model, self._cutoff, _TILE // step, noise)
+        return Polished(
+            moving_from_fixed=self.matrix[0].numpy(),
+            # Parameters move corners in pixels of the problem.
+            covariance=known * step**2,
+            correlation=float(state.correlation[0]),
+            overlap=float(state.overlap[0]),
+            noise=float(state.scale[0]),
+            loss=float(state.loss[0]),
+            converged=bool(state.converged[0]),
+            history=tuple(self._history),
+            white_sigma_px=step * corner_sigma(white),
+        )
+
+
+def _sharpened(descent: _Descent, sharp: Sharp, rounds: int, iterations: int, tolerance_px: float) -> Polished:
+    """The answer from all frequencies."""
+    done: Polished | None = None
+    for _ in range(rounds):
+        look = sharp.look(descent.matrix)
+        # Under much noise gradients serve for one step: made anew after each, they hold nothing back.
+        once = look.held > _HELD and descent.moved < _ASTRAY_PX
+        descent.run(look.problem, tolerance_px, 1 if once else iterations, held=look.held)
+        left = descent.moved * (look.held if once else look.held / max(1 - look.held, 0.1))
+        if descent.moved < _SETTLED_PX:
+            done = descent.polished(None)
+            if left < _HELD * done.white_sigma_px:
+                break
+            done = None
+    done = done or descent.polished(None)
+    return replace(done, converged=done.converged or once)
 
 
 def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool:
@@ -178,274 +209,8 @@ def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool
     return second < 1.5 * first and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
 
 
-def _corner_sigma(covariance: Tensor) -> float:
-    """Predicted error of the corners, px: parameters are scaled so that a unit moves them by about a pixel."""
-    return math.sqrt(max(float(torch.trace(covariance)), 0.0))
-
-
-def _polished(
-    problem: Problem, state: State, model: Model, cutoff: float, history: list[float], noise: _BlurredNoise | None
-) -> Polished:
-    covariance, white = _covariance(problem, state, model, cutoff, noise)
-    return Polished(
-        moving_from_fixed=(state.final[0] / state.final[0, 2, 2]).numpy(),
-        covariance=covariance,
-        correlation=float(state.correlation[0]),
-        overlap=float(state.overlap[0]),
-        noise=float(state.scale[0]),
-        loss=float(state.loss[0]),
-        converged=bool(state.converged[0]),
-        history=tuple(history),
-        white_sigma_px=_corner_sigma(white),
-    )
-
-
 def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
     if finer_by <= 1.05:
         return picture
     sigma = math.sqrt((finer_by**2 - 1) / 12)
     return picture.filtered(gaussian_response(picture.frame_hw, sigma, picture.values.real))
-
-
-def _problem(
-    plain: Problem, spectra: tuple[Spectrum, Spectrum], matrix: Matrix, oversampling: int, found: Light | None
-) -> tuple[Problem, float]:
-    """Both pictures as they are best compared, from where the transform stands now, under the light found there.
-
-    And the share of noise in the gradients (`NoiseModel.held`).
-    """
-    problem, view = plain, _view(plain, matrix)
-    seen = view
-    noise = noise_model(*(view if found is None else found.on(view)))
-    if noise.whitening is not None:
-        fixed, moving = spectra
-        scale = local_scale(matrix[0].numpy(), problem.size_hw)
-        fixed = fixed.filtered(noise.whitening.on(fixed))
-        moving = moving.filtered(noise.whitening.on(moving, scale))
-        problem = _plain(fixed, moving, plain.weight, plain.moving.mask, oversampling)
-        view = _view(problem, matrix)
-        found = None if found is None else changing_light(view, True)
-    if found is not None:
-        problem, view = found.solved(problem), found.on(view)
-    gradient_x, gradient_y = _common_gradient(view, noise)
-    weight = plain.weight * _trust(view, seen if found is None else None)
-    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight), noise.held
-
-
-def _blurred(
-    spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None, scale: float, oversampling: int
-) -> Problem:
-    """Both pictures blurred alike, for the first round: what is noise is not known yet."""
-    fixed, moving = (
-        s.filtered(gaussian_response(s.frame_hw, max(1.0, k), s.values.real))
-        for s, k in zip(spectra, (1 / scale, scale), strict=True)
-    )
-    # What the blur makes of the guess beyond the border would pull: a margin is left out of both. A spline on the
-    # picture's own pixels errs by some thousandths of a pixel on what the blur leaves of fine detail: enough, under
-    # little noise, for good sharp answers to be refused.
-    problem = _plain(fixed, moving, inner_weight(fixed_weight, _SMOOTH_MARGIN), mask, oversampling, _SMOOTH_MARGIN)
-    gradient_x, gradient_y = fixed.derivatives()
-    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
-
-
-def _smooth_problem(blurred: Problem, fixed_weight: Weight, matrix: Matrix, light: bool | None) -> Problem:
-    """The blurred pictures under one light, from where the transform stands now."""
-    found = changing_light(_view(blurred, matrix), light)
-    if found is None:
-        return blurred
-    problem = found.solved(blurred)
-    gradient_x, gradient_y = spectrum(problem.fixed, fixed_weight).derivatives()
-    return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
-
-
-def _plain(
-    fixed: Spectrum,
-    moving: Spectrum,
-    fixed_weight: Weight,
-    mask: Tensor | None,
-    oversampling: int,
-    margin: float = 0.0,
-) -> Problem:
-    image = fixed.image()
-    # Near the border of the moving picture its continuation takes part in what is read: noise is then no longer alike
-    # between pixels and on them, and that pulls inwards. Weights that rise over some pixels keep it small.
-    reader = spline_reader(moving, mask, oversampling, margin, 0.0 if margin else _RAMP)
-    return Problem(image, image, image, fixed_weight, reader)
-
-
-def _view(problem: Problem, matrix: Matrix) -> View:
-    return View(problem.fixed, *problem.read(matrix))
-
-
-def _standardised(view: View) -> tuple[Image, Image, Tensor]:
-    """Both at zero mean and unit contrast, the moving one at the sign of the fixed; and the fixed one's contrast."""
-    fixed, warped, valid = view
-    f, m = fixed - mean(fixed, valid), warped - mean(warped, valid)
-    contrast = mean(f * f, valid).sqrt().clamp_min(1e-12)
-    m = m * mean(m * m, valid).clamp_min(1e-24).rsqrt() * torch.where(mean(f * m, valid) < 0, -1.0, 1.0)
-    return f / contrast, m, contrast
-
-
-def _common_gradient(view: View, noise: NoiseModel) -> tuple[Image, Image]:
-    """Gradients of the Wiener-filtered mean of both pictures; of the fixed one where it is alone."""
-    f, m, contrast = _standardised(view)
-    common = torch.where(view[2] > 0, 0.5 * (f + m), f) * contrast
-    s = spectrum(common, torch.ones_like(view[2]))
-    return s.filtered(noise.denoising.on(s)).derivatives()
-
-
-def _trust(view: View, plain: View | None) -> Weight:
-    """Weight by local brightness and contrast, where residuals grow with them.
-
-    Photons make noise whose variance grows with brightness. Blur, changes of light and small shifts of parts leave
-    residuals that grow with local contrast. Over classes of like pixels the residual's variance is fitted as a constant
-    plus a share, first of the one, then, in units of that, of the other; pixels count by its inverse. Where noise is
-    the same everywhere the shares are nothing, and so all pixels count alike.
-
-    Brightness and contrast are those of the mean of both pictures: noise of like strength in both makes it independent
-    of their difference, so that noise alone neither sorts nor weighs residuals by their own size.
-
-    Args:
-        view: The pictures as they are compared, under one light.
-        plain: The same as they came, which alone know brightness; None under another light, whose misfit follows
-            tone curves, not photons.
-    """
-    f, m, _ = _standardised(view)
-    valid = view.valid
-    common = (f + m).mul_(0.5)
-    bright = common if plain is None or plain is view else _mean_picture(plain)
-    below = nn.avg_pool2d(valid, _BLOCK, ceil_mode=True).clamp_min(1e-3)
-    power = nn.avg_pool2d(common * common * valid, _BLOCK, ceil_mode=True) / below
-    power = nn.interpolate(power, size=_size(valid), mode="bilinear")
-    stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
-    # So few pixels are sorted and sifted on the CPU.
-    seen, c, p, e = torch.stack(
-        [x[0, 0, ::stride, ::stride].flatten() for x in (valid, bright, power, (f - m).square_())]
-    ).cpu()
-    seen = seen > 0.5
-    c, p, e = c[seen], p[seen], e[seen]
-    if len(p) < 400:
-        return torch.ones_like(valid)
-    variance = torch.ones_like(valid)
-    line = None if plain is None else _brightness_line(c, e)
-    if line is not None:
-        level, slope, least = line
-        variance = (level + slope * bright).clamp_min_(least)
-        e = e / (level + slope * c).clamp_min(least)
-    x, y = _by_class(p, e)
-    floor = y[:3].min().clamp_min(1e-8)
-    share = ((y - floor) * x).sum() / (x * x).sum().clamp_min(1e-20)
-    if float(share * x.mean()) >= 0.3 * float(floor):
-        variance = variance * (1 + float((share / floor).clamp_min(0)) * power)
-    return variance.min() / variance
-
-
-def _mean_picture(view: View) -> Image:
-    f, m, _ = _standardised(view)
-    return (f + m).mul_(0.5)
-
-
-def _by_class(by: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of a quantity and variance of the residual over twelve classes of pixels, in rising order; float64."""
-    classes = torch.argsort(by).tensor_split(12)
-    x = torch.stack([by[c].mean() for c in classes]).double()
-    # The median is deaf to occluders; over a normal residual's square it is 0.455 of the mean.
-    return x, torch.stack([error[c].median() for c in classes]).double() / 0.455
-
-
-def _brightness_line(brightness: Tensor, error: Tensor) -> tuple[float, float, float] | None:
-    """Residual variance as a straight line over brightness: level, slope, least value; None where it is no line."""
-    x, y = _by_class(brightness, error)
-    dx, dy = x - x.mean(), y - y.mean()
-    slope = (dx * dy).sum() / (dx * dx).sum().clamp_min(1e-20)
-    straight = slope * (dx * dy).sum() / (dy * dy).sum().clamp_min(1e-30)
-    ends = y.mean() + slope * dx[[0, -1]]
-    if float(straight) < _STRAIGHT or float(ends.max() - ends.min()) < 0.3 * float(y.mean()):
-        return None
-    level = y.mean() - slope * x.mean()
-    # Darker pixels than that take their noise from brighter ones beside them, which interpolation mixes in.
-    return float(level), float(slope), float(max(ends.min(), 0.1 * y.mean()))
-
-
-def _border_mask(problem: Problem, matrix: Matrix, found: Light | None, weight: Weight) -> Weight | None:
-    """The moving picture's mask, less what interpolation errs near its border beyond the noise.
-
-    A picture's continuation is a guess, and the spline through fine noise-free detail feels it some pixels inward.
-    How much is seen in the residuals themselves, by distance from the border.
-    """
-    view = _view(problem, matrix)
-    f, m, _ = _standardised(view if found is None else found.on(view))
-    error = (f - m).square_()
-    h, w = weight.shape[-2:]
-    x, y = mapped_planes(matrix, problem.size_hw, f.dtype, f.device)
-    distance = torch.minimum(
-        (w - 1) / 2 - (x - (w - 1) / 2).abs_(), (h - 1) / 2 - (y - (h - 1) / 2).abs_()
-    )  # from the border, inwards
-    distance = torch.where(view.valid[0] > 0.5, distance, -1.0)[0]
-    inner = error[0, 0, ::4, ::4][distance[::4, ::4] > _BORDER]
-    if len(inner) < 100:
-        return mask_or_none(weight)
-    usual = float(inner.median())
-    near = torch.nonzero((distance >= 0) & (distance < _BORDER), as_tuple=True)
-    rings, errors = torch.stack([distance[near], error[0, 0][near]]).cpu()
-    rings = rings.long()
-    trust = []
-    for d in range(_BORDER):
-        ring = errors[rings == d]
-        # A third more than usual is what differs by chance; beyond, errors are alike along the border and count twice.
-        trust.append(min(1.0, 1.3 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
-    table = torch.tensor([*torch.cummax(torch.tensor(trust), 0).values, 1.0], dtype=weight.dtype).to(weight.device)
-    count_y, count_x = (torch.arange(n, device=weight.device) for n in (h, w))
-    rows, columns = (torch.minimum(k, len(k) - 1 - k).clamp_max(_BORDER) for k in (count_y, count_x))
-    return mask_or_none(weight * table[torch.minimum(rows[:, None], columns)])
-
-
-def _covariance(
-    problem: Problem, state: State, model: Model, cutoff: float, noise: _BlurredNoise | None
-) -> tuple[Tensor, Tensor]:
-    """Covariance of the parameters, `(P, P)`: the sandwich of the normal matrix and the scores of tiles.
-
-    Summing squared scores (Jacobian times residual) over tiles asks nothing of the noise but that it is correlated
-    over less than a tile: colour, robust weights, misfit of the light all count as they are (White 1980; Liang
-    and Zeger 1986 for clusters). A tile that decides much by itself has drawn the answer to itself, and its score is
-    small for that: each is divided by what the others leave it (the jackknife of Bell and McCaffrey 2002, CR3).
-
-    Args:
-        problem: The two pictures.
-        state: Where they were compared last.
-        model: Which steps were allowed.
-        cutoff: As in `refine`.
-        noise: Of the fixed picture, where the gradients are its own. It is in the normal matrix, but not in the slope's
-            derivative, the product of the gradients of both pictures. None for gradients of the Wiener-filtered mean,
-            whose noise makes up just for what the filter takes off the signal.
-
-    Returns:
-        With as much noise in the gradients as there may be, and with white noise only.
-    """
-    scores, shares = tile_scores(problem, state, model, cutoff, _TILE)
-    count, p = scores.shape
-    information = state.information(p)[0]
-    eye = torch.eye(p, dtype=information.dtype)
-    bread = torch.linalg.pinv(information)
-    scores = torch.linalg.solve(eye - _MOST_LEVERAGE * shares @ bread, scores[..., None])[..., 0]
-    meat = scores.T @ scores
-    # Few tiles know their own spread badly, and p parameters have been fitted to them (Hotelling's correction).
-    meat = meat * count / max(count - p - 1, 1)
-    if noise is None:
-        return bread @ meat @ bread, bread @ meat @ bread
-    # All of the residual may be noise, half of it in each picture; white noise is what looks like no structure.
-    most = noise.most(float(state.scale[0]))
-    unit = noise_information(problem, state, model, 1.0)
-    white = noise.white(problem.fixed)
-    breads = [_less(information, variance * unit) for variance in (max(most, white), white)]
-    return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
-
-
-def _less(information: Tensor, added: Tensor) -> Tensor:
-    """Inverse of the information without what noise has added, of which `_LEAST_SIGNAL` is left in any direction."""
-    values, vectors = torch.linalg.eigh(information)
-    known = values > 1e-9 * values[-1].clamp_min(1e-30)
-    root = vectors * torch.where(known, values.clamp_min(1e-30).rsqrt(), 0.0)  # root @ root.T inverts the information
-    left, turn = torch.linalg.eigh(torch.eye(len(values), dtype=values.dtype) - root.T @ added @ root)
-    root = root @ turn
-    return (root / left.clamp_min(_LEAST_SIGNAL)) @ root.T

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Weight

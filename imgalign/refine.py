@@ -10,15 +10,13 @@ displacement field is a polynomial of degree two at most. So they are the image 
 images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
 """
 
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from imgalign._types import Image, Matrix, Weight
-from imgalign.coords import centre_normalisation
+from imgalign.basis import Basis, basis_of
 from imgalign.devices import gathered
 from imgalign.sampling import Reader
 from imgalign.transforms import Model, exponential
@@ -127,6 +125,7 @@ def refine(
     cutoff: float = 4.0,
     hold_overlap: bool = False,
     history: list[float] | None = None,
+    held: float = 1.0,
 ) -> State:
     """Descend from each of `(B, 3, 3)` level matrices by damped Gauss-Newton steps.
 
@@ -140,6 +139,7 @@ def refine(
         hold_overlap: Take only steps whose gain is worth the overlap they cost. For coarse levels, where sliding
             apart could win; near the end it would pull the answer towards more overlap.
         history: The loss after each step is appended here, mean over the rows.
+        held: Share of a step that may be left to do behind it, where it is short.
     """
     generators = torch.as_tensor(model.generators(problem.size_hw))
     # A copy: rows of it are written over, and the caller keeps its own.
@@ -160,7 +160,8 @@ def refine(
         step, before[rows] = step * factor[:, None], step * free[:, None]
         ahead = now.matrices @ exponential(-step, generators)
         # A step this short is right to second order as it is predicted.
-        short = length < _enough(now, model.parameter_count).clamp_min(tolerance_px)
+        left = length * (held + length).clamp_max(1)  # the pictures are curved: more is left of a longer step
+        short = (left < _enough(now, model.parameter_count)) | (length < tolerance_px)
         best.final[rows[short]], best.converged[rows[short]] = ahead[short], True
         rows, now, ahead = rows[~short], now.select(~short), ahead[~short]
         if len(rows) == 0:
@@ -220,16 +221,16 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     moving, valid = problem.read(matrices)
     total = valid.sum((1, 2, 3))
     overlap = total / problem.weight.sum((1, 2, 3)).clamp_min(1e-9)
-    fixed_n, moving_n, gain, correlation = _normalised(problem.fixed, moving, valid)
+    fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
     own_scale = _residual_scale(residual, valid)
-    weight, loss = _robust(residual, valid, own_scale if scale is None else scale, cutoff)
+    weight, loss = robust(residual, valid, own_scale if scale is None else scale, cutoff)
     loss = loss / total.clamp_min(1e-9)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
     # All that is small comes from the pictures' device together.
     total, overlap, correlation, own_scale, loss, *sums = gathered(total, overlap, correlation, own_scale, loss, *sums)
     used = own_scale if scale is None else scale
-    normal, slope = _normal_equations(_basis(model, problem.size_hw), sums)
+    normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums)
     alive = total > _LEAST_WEIGHT
     return State(
         matrices=matrices,
@@ -258,7 +259,7 @@ def turned(moving: Image, matrices: Matrix) -> Image:
     return torch.cat([moving[:, :-2], (c * re + s * im)[:, None], (f * (c * im - s * re))[:, None]], 1)
 
 
-def _normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image, Tensor, Tensor]:
+def normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image, Tensor, Tensor]:
     """Both pictures at zero mean and unit contrast over the overlap; the fixed one's gain; the correlation.
 
     The moving picture takes the sign of the correlation, so that an inverted one fits as well.
@@ -283,7 +284,7 @@ def _residual_scale(residual: Image, valid: Weight) -> Tensor:
     return (_MAD_TO_SIGMA * absolute.nanmedian(1).values).nan_to_num(1.0).clamp_min(1e-4)
 
 
-def _robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+def robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     """Weights of Cauchy's loss, `(B, C, h, w)`, and that loss summed over each row's pixels."""
     if cutoff == float("inf"):
         return valid.expand_as(residual), (valid * residual * residual).sum((1, 2, 3))
@@ -310,7 +311,7 @@ def _sums(
         along x, then along y, times residual, one and mean picture; `(B, 3, C)` sums of weight, of weight times the
         mean picture and times its square; `(B, 2, C)` sums of weight times residual, and times mean picture.
     """
-    basis = _basis(model, problem.size_hw)
+    basis = basis_of(model, problem.size_hw)
     gx, gy = problem.gradient_x, problem.gradient_y
     wx, wy = weight * (gx * gain), weight * (gy * gain)
     # Each product is summed as soon as it is made: it is still in the cache then.
@@ -325,7 +326,7 @@ def _sums(
     return [xx, xy, yy, along_x, along_y, plain, torch.stack([wr.sum((2, 3)), (wt * residual).sum((2, 3))], 1)]
 
 
-def _normal_equations(basis: "_Basis", sums: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _normal_equations(basis: Basis, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Normal matrix and slope over the model's parameters, then each channel's bias, then each channel's gain.
 
     Args:
@@ -346,150 +347,3 @@ def _normal_equations(basis: "_Basis", sums: list[Tensor]) -> tuple[Tensor, Tens
     top = torch.cat([block, cross], 2)
     bottom = torch.cat([cross.transpose(1, 2), nuisance], 2)
     return torch.cat([top, bottom], 1), torch.cat([slope_geometry, slope_nuisance.flatten(1)], 1)
-
-
-@dataclass(frozen=True)
-class _Basis:
-    """Displacement fields of a model's generators as polynomials of the normalised coordinates.
-
-    `p[k]` and `q[k]` are the coefficients `(d + 1, d + 1)` of `y^i x^j` of generator k's displacement along
-    x and along y; `pp`, `pq`, `qq` those of their products, of degree 2d.
-    """
-
-    p: Tensor
-    q: Tensor
-    pp: Tensor
-    pq: Tensor
-    qq: Tensor
-    powers_x: Tensor
-    powers_y: Tensor
-    _on: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
-        default_factory=dict, init=False, repr=False
-    )
-
-    def powers(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Powers of x `(w, 2d + 1)` and of y `(h, 2d + 1)` in the dtype and on the device of a picture."""
-        key = like.dtype, like.device
-        if key not in self._on:
-            # First the dtype: not every device has float64.
-            x, y = (p.to(like.dtype).to(like.device) for p in (self.powers_x, self.powers_y))
-            self._on[key] = x, y
-        return self._on[key]
-
-    def moments(self, images: Tensor, order: int, scale: Tensor | None = None) -> Tensor:
-        """`(B, C, h, w)` images to `(B, C, i, j)` sums of image * y^i * x^j, to `order` times the fields' degree.
-
-        With a `scale` `(B, C, 1, 1)` the channels are summed by it: `(B, i, j)`. In the dtype of the images.
-        """
-        terms = order * (self.p.shape[-1] - 1) + 1
-        px, py = (powers[:, :terms] for powers in self.powers(images))
-        # Rows first: a narrow matrix from the left runs along memory, from the right it is five times as slow.
-        sums = (py.T @ images) @ px
-        return sums if scale is None else (sums * scale).sum(1)
-
-    def tile_moments(self, image: Tensor, tile: int, order: int = 1) -> Tensor:
-        """`(h, w)` image to `(tiles, i, j)` sums of image * y^i * x^j over each square tile; see `moments`."""
-        terms = order * (self.p.shape[-1] - 1) + 1
-        h, w = image.shape
-        image = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
-        # Tile by tile down the rows, then along: as many products as one sum over the whole takes.
-        along, down = (
-            torch.nn.functional.pad(powers[:, :terms], (0, 0, 0, -n % tile)).unflatten(0, (-1, tile))
-            for powers, n in zip(self.powers(image), (w, h), strict=True)
-        )  # (tiles, tile, terms)
-        sums = down.mT @ image.unflatten(0, (-1, tile))  # (tiles down, i, w)
-        sums = (
-            sums.unflatten(2, (-1, tile)).permute(2, 0, 1, 3).flatten(1, 2) @ along
-        )  # (tiles along, tiles down * i, j)
-        return sums.unflatten(1, (-1, terms)).transpose(0, 1).flatten(0, 1)
-
-
-@lru_cache(maxsize=64)
-def _basis(model: Model, size_hw: tuple[int, int]) -> _Basis:
-    normal = centre_normalisation(size_hw)
-    x = normal[0, 0] * np.arange(size_hw[1]) + normal[0, 2]
-    y = normal[1, 1] * np.arange(size_hw[0]) + normal[1, 2]
-    degree = 0 if model.name == "translate" else 2 if model.name == "homography" else 1
-    p, q = np.stack([_displacement(np.array(f, float), degree) for f in model.fields], 1)
-
-    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        n = degree + 1
-        out = np.zeros((len(a), len(b), 2 * degree + 1, 2 * degree + 1))
-        for i in range(n):
-            for j in range(n):
-                out[:, :, i : i + n, j : j + n] += a[:, None, i, j, None, None] * b[None]
-        return out
-
-    pq = product(p, q)
-    powers = [torch.as_tensor(np.stack([t**k for k in range(2 * degree + 1)], 1)) for t in (x, y)]
-    tensors = (p, q, product(p, p), pq + pq.transpose(1, 0, 2, 3), product(q, q))
-    return _Basis(*(torch.as_tensor(t) for t in tensors), *powers)
-
-
-def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
-    """Coefficients of `y^i x^j` of one generator's displacement along x and y: `(G z)_xy - z_xy (G z)_w`."""
-    out = np.zeros((2, 3, 3))
-    for axis, row in enumerate(field[:2]):
-        out[axis, 0, 1], out[axis, 1, 0], out[axis, 0, 0] = row
-    for axis, (i, j) in enumerate(((0, 1), (1, 0))):
-        out[axis, i, j + 1] -= field[2, 0]
-        out[axis, i + 1, j] -= field[2, 1]
-    return out[:, : degree + 1, : degree + 1]
-
-
-def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, tile: int) -> tuple[Tensor, Tensor]:
-    """What each square tile says at the first row's matrix: its share of the slope and of the normal matrix.
-
-    Bias and gain are eliminated as in `State.information`. At the minimum the slopes sum to nothing; how far
-    they scatter says how well the parameters are known.
-
-    Returns:
-        `(tiles, P)` Jacobian times residual and `(tiles, P, P)` Jacobian times Jacobian, sums over each tile, float64.
-    """
-    moving, valid = problem.read(state.matrices[:1])
-    fixed_n, moving_n, gain, _ = _normalised(problem.fixed, moving, valid)
-    residual = moving_n - fixed_n
-    weight = _robust(residual, valid, state.scale[:1], cutoff)[0]
-    basis = _basis(model, problem.size_hw)
-    wr = weight * residual
-
-    def tiles(image: Tensor) -> Tensor:
-        h, w = image.shape[-2:]
-        padded = torch.nn.functional.pad(image, (0, -w % tile, 0, -h % tile))
-        return (torch.nn.functional.avg_pool2d(padded, tile) * tile**2).flatten()
-
-    gx, gy = problem.gradient_x * gain, problem.gradient_y * gain
-    wx = weight * gx
-    along_x, along_y, bias_slope, gain_slope, seen, *products = gathered(
-        *(basis.tile_moments((g * wr).sum((0, 1)), tile) for g in (gx, gy)),
-        tiles(wr.sum(1, keepdim=True)),
-        tiles((wr * 0.5 * (fixed_n + moving_n)).sum(1, keepdim=True)),
-        tiles(valid),
-        *(basis.tile_moments(image.sum((0, 1)), tile, 2) for image in (wx * gx, wx * gy, weight * gy * gy)),
-    )
-    geometry = torch.einsum("tij,kij->tk", along_x, basis.p) + torch.einsum("tij,kij->tk", along_y, basis.q)
-    count = model.parameter_count
-    normal = state.normal[0]
-    mixing = torch.linalg.solve(normal[count:, count:] + 1e-9 * torch.eye(2), normal[count:, :count])
-    scores = geometry - torch.stack([bias_slope, gain_slope], 1) @ mixing
-    information = sum(
-        torch.einsum("tij,klij->tkl", product, polynomials)
-        for product, polynomials in zip(products, (basis.pp, basis.pq, basis.qq), strict=True)
-    )
-    there = seen > 0
-    return scores[there], torch.as_tensor(information)[there]
-
-
-def noise_information(problem: Problem, state: State, model: Model, variance: float) -> Tensor:
-    """What noise in the gradients adds to the first row's normal matrix, `(P, P)`.
-
-    Args:
-        problem: The two pictures.
-        state: Where they were compared.
-        model: Which steps are allowed.
-        variance: Of the noise in the gradient along either axis, of pictures at unit contrast.
-    """
-    basis = _basis(model, problem.size_hw)
-    weight = problem.read(state.matrices[:1])[1]
-    (moments,) = gathered(basis.moments(weight, 2)[0, 0])
-    return variance * torch.einsum("ij,klij->kl", moments, basis.pp + basis.qq)

@@ -8,7 +8,7 @@ import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, render
 from scipy.linalg import expm
 
-from imgalign.refine import Problem, evaluate, noise_information, refine, tile_scores, turned
+from imgalign.refine import Problem, evaluate, refine, turned
 from imgalign.sampling import Reader, spline_coefficients
 from imgalign.transforms import MODELS
 
@@ -135,44 +135,6 @@ def test_information_is_what_is_left_when_gain_and_bias_are_fitted():
     state = evaluate(two, torch.as_tensor(about_centre(SIZE, scale=0.9))[None], MODELS["rigid"], math.inf)
     expected = np.linalg.inv(np.linalg.inv(state.normal[0].numpy())[:3, :3])
     np.testing.assert_allclose(state.information(3)[0].numpy(), expected, rtol=1e-6)
-
-
-def test_tile_scores_sum_to_the_slope_without_gain_and_bias():
-    two = problem(*pair(Blobs(7, 110), SIZE, about_centre(SIZE, scale=0.9)))
-    state = evaluate(two, torch.as_tensor(about_centre(SIZE, scale=0.9, shift=(0.3, 0)))[None], MODELS["affine"], 4.0)
-    normal, slope = state.normal[0].numpy(), state.slope[0].numpy()
-    expected = slope[:6] - normal[:6, 6:] @ np.linalg.solve(normal[6:, 6:], slope[6:])
-    scores, information = tile_scores(two, state, MODELS["affine"], 4.0, 16)
-    np.testing.assert_allclose(scores.sum(0).numpy(), expected, atol=1e-5 * np.abs(slope).max())
-    np.testing.assert_allclose(information.sum(0).numpy(), normal[:6, :6], atol=1e-5 * np.abs(normal[:6, :6]).max())
-
-
-def test_one_tile_holds_the_sums_over_its_own_pixels():
-    two = problem(*pair(Blobs(7, 110), SIZE, about_centre(SIZE, scale=0.9)))
-    inward = torch.as_tensor(about_centre(SIZE, scale=0.9))[None]
-    part = torch.zeros_like(two.weight)
-    part[..., 32:48, 96:110] = 1  # the third row of tiles, the last, narrower, of seven columns
-    whole = evaluate(two, inward, MODELS["affine"], math.inf)
-    _, information = tile_scores(two, whole, MODELS["affine"], math.inf, 16)
-    alone = evaluate(replace(two, weight=part), inward, MODELS["affine"], math.inf)
-    seen = two.fixed[..., 32:48, 96:110]
-    # Alone the tile is measured at its own contrast.
-    contrast = float(seen.std(correction=0) / two.fixed.std(correction=0))
-    expected = alone.normal[0, :6, :6].numpy() * contrast**2
-    np.testing.assert_allclose(information[2 * 7 + 6].numpy(), expected, atol=1e-5 * np.abs(expected).max())
-
-
-def test_noise_in_gradients_adds_what_it_adds_on_average():
-    rng = np.random.default_rng(0)
-    two = problem(*pair(Blobs(7, 110), SIZE, about_centre(SIZE, scale=0.9)))
-    inward = torch.as_tensor(about_centre(SIZE, scale=0.9))[None]
-    state = evaluate(two, inward, MODELS["similarity"], math.inf)
-    noise = [tensor(rng.normal(0, 1, SIZE)) for _ in range(2)]
-    only = replace(two, gradient_x=noise[0] * two.fixed.std(), gradient_y=noise[1] * two.fixed.std())
-    drawn = evaluate(only, inward, MODELS["similarity"], math.inf).normal[0, :4, :4].numpy()
-    expected = noise_information(two, state, MODELS["similarity"], 1.0).numpy()
-    # 9900 squared normal numbers scatter by 1.4 %.
-    np.testing.assert_allclose(drawn, expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_a_batch_equals_its_rows_one_by_one():

@@ -1,0 +1,103 @@
+"""Displacement fields as polynomials: why the normal equations are image moments.
+
+Every generator's displacement field is a polynomial of degree two at most in the coordinates about the picture's
+centre. So a sum over pixels of gradient times displacement is the polynomial's coefficients times the moments of the
+gradient image, which are two small matrix products.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign.coords import centre_normalisation
+from imgalign.transforms import Model
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Displacement fields of a model's generators as polynomials of the normalised coordinates.
+
+    `p[k]` and `q[k]` are the coefficients `(d + 1, d + 1)` of `y^i x^j` of generator k's displacement along
+    x and along y; `pp`, `pq`, `qq` those of their products, of degree 2d.
+    """
+
+    p: Tensor
+    q: Tensor
+    pp: Tensor
+    pq: Tensor
+    qq: Tensor
+    powers_x: Tensor
+    powers_y: Tensor
+    _on: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def powers(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Powers of x `(w, 2d + 1)` and of y `(h, 2d + 1)` in the dtype and on the device of a picture."""
+        key = like.dtype, like.device
+        if key not in self._on:
+            # First the dtype: not every device has float64.
+            x, y = (p.to(like.dtype).to(like.device) for p in (self.powers_x, self.powers_y))
+            self._on[key] = x, y
+        return self._on[key]
+
+    def moments(self, images: Tensor, order: int, scale: Tensor | None = None) -> Tensor:
+        """`(B, C, h, w)` images to `(B, C, i, j)` sums of image * y^i * x^j, to `order` times the fields' degree.
+
+        With a `scale` `(B, C, 1, 1)` the channels are summed by it: `(B, i, j)`. In the dtype of the images.
+        """
+        terms = order * (self.p.shape[-1] - 1) + 1
+        px, py = (powers[:, :terms] for powers in self.powers(images))
+        # Rows first: a narrow matrix from the left runs along memory, from the right it is five times as slow.
+        sums = (py.T @ images) @ px
+        return sums if scale is None else (sums * scale).sum(1)
+
+
+@lru_cache(maxsize=64)
+def basis_of(model: Model, size_hw: tuple[int, int]) -> Basis:
+    """The fields of a model on the pixels of a picture, kept."""
+    normal = centre_normalisation(size_hw)
+    x = normal[0, 0] * np.arange(size_hw[1]) + normal[0, 2]
+    y = normal[1, 1] * np.arange(size_hw[0]) + normal[1, 2]
+    degree = 0 if model.name == "translate" else 2 if model.name == "homography" else 1
+    p, q = np.stack([_displacement(np.array(f, float), degree) for f in model.fields], 1)
+
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        n = degree + 1
+        out = np.zeros((len(a), len(b), 2 * degree + 1, 2 * degree + 1))
+        for i in range(n):
+            for j in range(n):
+                out[:, :, i : i + n, j : j + n] += a[:, None, i, j, None, None] * b[None]
+        return out
+
+    pq = product(p, q)
+    powers = [torch.as_tensor(np.stack([t**k for k in range(2 * degree + 1)], 1)) for t in (x, y)]
+    tensors = (p, q, product(p, p), pq + pq.transpose(1, 0, 2, 3), product(q, q))
+    return Basis(*(torch.as_tensor(t) for t in tensors), *powers)
+
+
+def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
+    """Coefficients of `y^i x^j` of one generator's displacement along x and y: `(G z)_xy - z_xy (G z)_w`."""
+    out = np.zeros((2, 3, 3))
+    for axis, row in enumerate(field[:2]):
+        out[axis, 0, 1], out[axis, 1, 0], out[axis, 0, 0] = row
+    for axis, (i, j) in enumerate(((0, 1), (1, 0))):
+        out[axis, i, j + 1] -= field[2, 0]
+        out[axis, i + 1, j] -= field[2, 1]
+    return out[:, : degree + 1, : degree + 1]
+
+
+@lru_cache(maxsize=16)
+def over_blocks(model: Model, size_hw: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
+    """Mean displacements along x and y over blocks of `side` pixels, `(P, rows, columns)`; the last may be less."""
+    basis = basis_of(model, size_hw)
+    terms = basis.p.shape[-1]
+    x, y = (
+        torch.stack([part.mean(0) for part in powers[:, :terms].split(side)])
+        for powers in (basis.powers_x, basis.powers_y)
+    )
+    p, q = (torch.einsum("yi,kij,xj->kyx", y, fields, x) for fields in (basis.p, basis.q))
+    return p, q

@@ -1,0 +1,238 @@
+"""The last rounds of the polish: both pictures as they are best compared, all frequencies and all pixels.
+
+At a transform that is right to a few hundredths of a pixel the two pictures tell what is light (a local gain), what is
+noise and at which frequencies, and which pixels fit worse than others. The gradients are those of the common image, the
+Wiener-filtered mean of both, so that noise does not enter as structure.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as nn
+from torch import Tensor
+
+from imgalign._types import Image, Matrix, Weight
+from imgalign.coords import mapped_planes
+from imgalign.light import View, changing_light, mean
+from imgalign.pyramid import block_mean
+from imgalign.refine import Problem
+from imgalign.sampling import mask_or_none
+from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
+from imgalign.transforms import local_scale
+
+_RAMP = 4.0  # pixels over which weights rise from the moving picture's border
+_BLOCK = 4  # pixels a side over which local contrast is taken
+_STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
+_TRUST_PIXELS = 8000  # enough of them to see how residuals grow with it
+_BORDER = 8  # pixels from the border whose interpolation may be worse
+
+
+class Standard(NamedTuple):
+    """Two pictures at zero mean and unit contrast, the moving one at the sign of the fixed; the latter's contrast."""
+
+    fixed: Image
+    warped: Image
+    contrast: Tensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """Both pictures as they are best compared where a transform stands.
+
+    Attributes:
+        problem: Ready to be refined.
+        held: Share of noise in its gradients (`NoiseModel.held`).
+    """
+
+    problem: Problem
+    held: float
+
+
+class Sharp:
+    """Both pictures unblurred, to be looked at from one transform after the other.
+
+    Args:
+        spectra: Of both pictures, at one density.
+        fixed_weight: Mask of the fixed picture.
+        moving_weight: The same of the other.
+        oversampling: Of the spline through the moving picture, 1 or 2.
+        light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
+    """
+
+    def __init__(
+        self,
+        spectra: tuple[Spectrum, Spectrum],
+        fixed_weight: Weight,
+        moving_weight: Weight,
+        oversampling: int,
+        light: bool | None,
+    ) -> None:
+        self._spectra, self._oversampling, self._light = spectra, oversampling, light
+        self._moving_weight: Weight | None = moving_weight
+        self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
+
+    def look(self, matrix: Matrix) -> Look:
+        """Both pictures as they are best compared, from where the transform stands now, under the light found there."""
+        plain = self._pictures
+        view = _view(plain, matrix)
+        found = changing_light(view, self._light)
+        relit = view if found is None else found.on(view)
+        standard = _standardised(relit)
+        if self._moving_weight is not None:  # the first look
+            mask = _border_mask(relit, standard, matrix, self._moving_weight)
+            plain = self._pictures = replace(plain, moving=replace(plain.moving, mask=mask))
+            self._moving_weight = None
+            if mask is not None:
+                relit = relit._replace(valid=plain.read(matrix)[1])
+        noise = noise_model(*relit)
+        problem = plain if found is None else found.solved(plain)
+        brightness = standard if found is None else None
+        if noise.whitening is not None:
+            problem, relit, standard = self._whitened(noise, matrix, found is not None)
+        gradient_x, gradient_y = _common_gradient(relit, standard, noise)
+        weight = plain.weight * _trust(relit.valid, standard, brightness)
+        return Look(replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight), noise.held)
+
+    def _whitened(self, noise: NoiseModel, matrix: Matrix, relight: bool) -> tuple[Problem, View, Standard]:
+        """Pictures whose noise is equally strong at all frequencies."""
+        assert noise.whitening is not None
+        fixed, moving = self._spectra
+        scale = local_scale(matrix[0].numpy(), self._pictures.size_hw)
+        fixed, moving = fixed.filtered(noise.whitening.on(fixed)), moving.filtered(noise.whitening.on(moving, scale))
+        problem = self._plain((fixed, moving), self._pictures.weight, self._pictures.moving.mask)
+        view = _view(problem, matrix)
+        found = changing_light(view, True) if relight else None
+        if found is not None:
+            problem, view = found.solved(problem), found.on(view)
+        return problem, view, _standardised(view)
+
+    def _plain(self, spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None) -> Problem:
+        image = spectra[0].image()
+        # Near the border of the moving picture its continuation takes part in what is read: noise is then no longer
+        # alike between pixels and on them, and that pulls inwards. Weights that rise over some pixels keep it small.
+        reader = spline_reader(spectra[1], mask, self._oversampling, ramp=_RAMP)
+        return Problem(image, image, image, fixed_weight, reader)
+
+
+def _view(problem: Problem, matrix: Matrix) -> View:
+    return View(problem.fixed, *problem.read(matrix))
+
+
+def _standardised(view: View) -> Standard:
+    fixed, warped, valid = view
+    f, m = fixed - mean(fixed, valid), warped - mean(warped, valid)
+    contrast = mean(f * f, valid).sqrt().clamp_min(1e-12)
+    m = m * mean(m * m, valid).clamp_min(1e-24).rsqrt() * torch.where(mean(f * m, valid) < 0, -1.0, 1.0)
+    return Standard(f / contrast, m, contrast)
+
+
+def _common_gradient(view: View, standard: Standard, noise: NoiseModel) -> tuple[Image, Image]:
+    """Gradients of the Wiener-filtered mean of both pictures; of the fixed one where it is alone."""
+    f, m, contrast = standard
+    common = torch.where(view.valid > 0, 0.5 * (f + m), f) * contrast
+    s = spectrum(common, torch.ones_like(view.valid))
+    return s.filtered(noise.denoising.on(s)).derivatives()
+
+
+def _trust(valid: Weight, standard: Standard, brightness: Standard | None) -> Weight:
+    """Weight by local brightness and contrast, where residuals grow with them.
+
+    Photons make noise whose variance grows with brightness. Blur, changes of light and small shifts of parts leave
+    residuals that grow with local contrast. Over classes of like pixels the residual's variance is fitted as a constant
+    plus a share, first of the one, then, in units of that, of the other; pixels count by its inverse. Where noise is
+    the same everywhere the shares are nothing, and so all pixels count alike.
+
+    Brightness and contrast are those of the mean of both pictures: noise of like strength in both makes it independent
+    of their difference, so that noise alone neither sorts nor weighs residuals by their own size.
+
+    Args:
+        valid: Weight of what both show.
+        standard: The pictures as they are compared, under one light.
+        brightness: The same as they came, which alone know brightness; None under another light, whose misfit follows
+            tone curves, not photons.
+    """
+    f, m, _ = standard
+    common = (f + m).mul_(0.5)
+    bright = (
+        common if brightness is None or brightness is standard else (brightness.fixed + brightness.warped).mul_(0.5)
+    )
+    h, w = valid.shape[-2:]
+    below, power = (
+        block_mean(nn.pad(x, (0, -w % _BLOCK, 0, -h % _BLOCK)), _BLOCK) for x in (valid, common * common * valid)
+    )
+    power = nn.interpolate(power / below.clamp_min(1e-3), size=(h, w), mode="bilinear")
+    stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
+    # So few pixels are sorted and sifted on the CPU.
+    seen, c, p, e = torch.stack(
+        [x[0, 0, ::stride, ::stride].flatten() for x in (valid, bright, power, (f - m).square_())]
+    ).cpu()
+    seen = seen > 0.5
+    c, p, e = c[seen], p[seen], e[seen]
+    if len(p) < 400:
+        return torch.ones_like(valid)
+    variance = torch.ones_like(valid)
+    line = None if brightness is None else _brightness_line(c, e)
+    if line is not None:
+        level, slope, least = line
+        variance = (level + slope * bright).clamp_min_(least)
+        e = e / (level + slope * c).clamp_min(least)
+    x, y = _by_class(p, e)
+    floor = y[:3].min().clamp_min(1e-8)
+    share = ((y - floor) * x).sum() / (x * x).sum().clamp_min(1e-20)
+    if float(share * x.mean()) >= 0.3 * float(floor):
+        variance = variance * (1 + float((share / floor).clamp_min(0)) * power)
+    return variance.min() / variance
+
+
+def _by_class(by: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of a quantity and variance of the residual over twelve classes of pixels, in rising order; float64."""
+    classes = torch.argsort(by).tensor_split(12)
+    x = torch.stack([by[c].mean() for c in classes]).double()
+    # The median is deaf to occluders; over a normal residual's square it is 0.455 of the mean.
+    return x, torch.stack([error[c].median() for c in classes]).double() / 0.455
+
+
+def _brightness_line(brightness: Tensor, error: Tensor) -> tuple[float, float, float] | None:
+    """Residual variance as a straight line over brightness: level, slope, least value; None where it is no line."""
+    x, y = _by_class(brightness, error)
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = (dx * dy).sum() / (dx * dx).sum().clamp_min(1e-20)
+    straight = slope * (dx * dy).sum() / (dy * dy).sum().clamp_min(1e-30)
+    ends = y.mean() + slope * dx[[0, -1]]
+    if float(straight) < _STRAIGHT or float(ends.max() - ends.min()) < 0.3 * float(y.mean()):
+        return None
+    level = y.mean() - slope * x.mean()
+    # Darker pixels than that take their noise from brighter ones beside them, which interpolation mixes in.
+    return float(level), float(slope), float(max(ends.min(), 0.1 * y.mean()))
+
+
+def _border_mask(view: View, standard: Standard, matrix: Matrix, weight: Weight) -> Weight | None:
+    """The moving picture's mask, less what interpolation errs near its border beyond the noise.
+
+    A picture's continuation is a guess, and the spline through fine noise-free detail feels it some pixels inward.
+    How much is seen in the residuals themselves, by distance from the border.
+    """
+    error = (standard.fixed - standard.warped).square_()
+    h, w = weight.shape[-2:]
+    x, y = mapped_planes(matrix, (error.shape[-2], error.shape[-1]), error.dtype, error.device)
+    distance = torch.minimum(
+        (w - 1) / 2 - (x - (w - 1) / 2).abs_(), (h - 1) / 2 - (y - (h - 1) / 2).abs_()
+    )  # from the border, inwards
+    distance = torch.where(view.valid[0] > 0.5, distance, -1.0)[0]
+    inner = error[0, 0, ::4, ::4][distance[::4, ::4] > _BORDER]
+    if len(inner) < 100:
+        return mask_or_none(weight)
+    usual = float(inner.median())
+    near = torch.nonzero((distance >= 0) & (distance < _BORDER), as_tuple=True)
+    rings, errors = torch.stack([distance[near], error[0, 0][near]]).cpu()
+    rings = rings.long()
+    trust = []
+    for d in range(_BORDER):
+        ring = errors[rings == d]
+        # A third more than usual is what differs by chance; beyond, errors are alike along the border and count twice.
+        trust.append(min(1.0, 1.3 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
+    table = torch.tensor([*torch.cummax(torch.tensor(trust), 0).values, 1.0], dtype=weight.dtype).to(weight.device)
+    count_y, count_x = (torch.arange(n, device=weight.device) for n in (h, w))
+    rows, columns = (torch.minimum(k, len(k) - 1 - k).clamp_max(_BORDER) for k in (count_y, count_x))
+    return mask_or_none(weight * table[torch.minimum(rows[:, None], columns)])

@@ -1,0 +1,92 @@
+"""The first round of the polish: both pictures blurred alike, for what is noise is not known yet.
+
+Blurred pictures vary slowly: on the way they are compared at every second pixel along each axis, a quarter of the work
+for most of what they say.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from imgalign._types import Image, Matrix, Weight
+from imgalign.gradients import central_differences
+from imgalign.light import View, changing_light, noise_variance
+from imgalign.pyramid import gaussian_response
+from imgalign.refine import Problem
+from imgalign.spectral import Spectrum, inner_weight, spline_reader
+from imgalign.uncertainty import BlurredNoise
+
+_MARGIN = 4  # pixels at the border that are left out
+_STEP = 2  # pixels from one that is compared to the next on the way, along each axis
+_ENOUGH_PIXELS = 40_000  # fewer are all compared
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """Both pictures blurred.
+
+    Attributes:
+        pictures: Ready to be compared, under one light.
+        noise: Of the fixed picture.
+        step: Pixels of the fixed picture from one that is compared to the next.
+    """
+
+    pictures: Problem
+    noise: BlurredNoise
+    step: int = 1
+
+    def sparse(self) -> "Smooth":
+        """The same on a lattice of the fixed picture's pixels, if they are many; gradients per pixel of the lattice."""
+        p = self.pictures
+        if p.fixed.numel() < _ENOUGH_PIXELS:
+            return self
+        picture, gradient_x, gradient_y, weight = (
+            x[..., ::_STEP, ::_STEP].contiguous() for x in (p.fixed, p.gradient_x, p.gradient_y, p.weight)
+        )
+        problem = Problem(picture, gradient_x.mul_(_STEP), gradient_y.mul_(_STEP), weight, p.moving)
+        return Smooth(problem, replace(self.noise, step=_STEP), _STEP)
+
+    def problem(self, matrix: Matrix, light: bool | None) -> Problem:
+        """The pictures under the light that is found where a transform stands, `(1, 3, 3)` moving from fixed."""
+        p = self.pictures
+        view = View(p.fixed, *p.read(matrix @ lattice(self.step)))
+        found = changing_light(view, light, noise=self.noise.blurred, spacing=self.step)
+        if found is None:
+            return p
+        # The mean around each pixel varies so slowly that differences are its derivatives.
+        less_x, less_y = central_differences(found.fixed_mean)
+        return replace(found.solved(p), gradient_x=p.gradient_x - less_x, gradient_y=p.gradient_y - less_y)
+
+
+def lattice(step: int) -> Tensor:
+    """The `(3, 3)` matrix from every `step`-th pixel to all pixels, float64."""
+    return torch.diag(torch.tensor([step, step, 1.0], dtype=torch.float64))
+
+
+def smooth(
+    fixed: tuple[Image, Weight],
+    spectra: tuple[Spectrum, Spectrum],
+    moving_mask: Tensor | None,
+    scale: float,
+    oversampling: int,
+) -> Smooth:
+    """Blur both pictures by a pixel of the coarser one.
+
+    Args:
+        fixed: The fixed picture as it came, and its mask.
+        spectra: Of both pictures, at one density.
+        moving_mask: Of the moving picture.
+        scale: Moving pixels per fixed pixel.
+        oversampling: Of the spline through the moving picture. One on the picture's own pixels errs by some thousandths
+            of a pixel on what the blur leaves of fine detail: enough, under little noise, for good sharp answers to be
+            refused.
+    """
+    blurs = max(1.0, 1 / scale), max(1.0, scale)
+    first, second = (
+        s.filtered(gaussian_response(s.frame_hw, sigma, s.values.real)) for s, sigma in zip(spectra, blurs, strict=True)
+    )
+    # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
+    reader = spline_reader(second, moving_mask, oversampling, _MARGIN)
+    problem = Problem(first.image(), *first.derivatives(), inner_weight(fixed[1], _MARGIN), reader)
+    return Smooth(problem, BlurredNoise(float(noise_variance(fixed[0])), blurs[0]))

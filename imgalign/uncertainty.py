@@ -1,0 +1,159 @@
+"""How well the parameters of an answer are known: the sandwich estimate of their covariance.
+
+Summing squared scores (Jacobian times residual) over tiles asks nothing of the noise but that it is correlated
+over less than a tile: colour, robust weights, misfit of the light all count as they are (White 1980; Liang and
+Zeger 1986 for clusters). A tile that decides much by itself has drawn the answer to itself, and its score is small
+for that: each is divided by what the others leave it (the jackknife of Bell and McCaffrey 2002, CR3).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nn
+from torch import Tensor
+
+from imgalign._types import Image
+from imgalign.basis import basis_of, over_blocks
+from imgalign.devices import gathered
+from imgalign.pyramid import block_mean
+from imgalign.refine import Problem, State, normalised, robust
+from imgalign.transforms import Model
+
+_BLOCK = 8  # pixels a side over which a displacement field is taken for constant
+_MOST_LEVERAGE = 0.98  # of a tile, so that one that decides alone gives a number still
+_LEAST_SIGNAL = 0.25  # share of the normal matrix that is taken for signal at least
+
+
+@dataclass(frozen=True)
+class BlurredNoise:
+    """White noise of a picture before a Gaussian blur, and what is left of it behind.
+
+    Attributes:
+        variance: Before the blur, grey levels squared.
+        blur_px: Standard deviation of the Gaussian, px.
+        step: Pixels from one that is compared to the next: derivatives count in these.
+    """
+
+    variance: float
+    blur_px: float
+    step: int = 1
+
+    @property
+    def blurred(self) -> float:
+        """Variance behind the blur, grey levels squared."""
+        return self.variance / (4 * math.pi * self.blur_px**2)
+
+    def white(self, blurred: Image) -> float:
+        """Variance of the derivative at unit contrast."""
+        contrast = float(blurred.var().clamp_min(1e-12))
+        return self.step**2 * self.blurred / (2 * self.blur_px**2 * contrast)
+
+    def most(self, scale: float) -> float:
+        """The same if all of a residual of that standard deviation is noise, half of it in each picture."""
+        return self.step**2 * scale**2 / (4 * self.blur_px**2)
+
+
+def covariance(
+    problem: Problem, state: State, model: Model, cutoff: float, tile: int, noise: BlurredNoise | None
+) -> tuple[Tensor, Tensor]:
+    """Covariance of the parameters, `(P, P)`: the sandwich of the normal matrix and the scores of tiles.
+
+    Args:
+        problem: The two pictures.
+        state: Where they were compared last.
+        model: Which steps were allowed.
+        cutoff: As in `refine`.
+        tile: Pixels a side of the tiles, a multiple of two; errors are correlated over fewer.
+        noise: Of the fixed picture, where the gradients are its own. It is in the normal matrix, but not in the slope's
+            derivative, the product of the gradients of both pictures. None for gradients of the Wiener-filtered mean,
+            whose noise makes up just for what the filter takes off the signal.
+
+    Returns:
+        With as much noise in the gradients as there may be, and with white noise only.
+    """
+    scores, shares = tile_scores(problem, state, model, cutoff, tile)
+    count, p = scores.shape
+    information = state.information(p)[0]
+    eye = torch.eye(p, dtype=information.dtype)
+    bread = torch.linalg.pinv(information)
+    scores = torch.linalg.solve(eye - _MOST_LEVERAGE * shares @ bread, scores[..., None])[..., 0]
+    meat = scores.T @ scores
+    # Few tiles know their own spread badly, and p parameters have been fitted to them (Hotelling's correction).
+    meat = meat * count / max(count - p - 1, 1)
+    if noise is None:
+        return bread @ meat @ bread, bread @ meat @ bread
+    # All of the residual may be noise, half of it in each picture; white noise is what looks like no structure.
+    most = noise.most(float(state.scale[0]))
+    unit = noise_information(problem, state, model, 1.0)
+    white = noise.white(problem.fixed)
+    breads = [_less(information, variance * unit) for variance in (max(most, white), white)]
+    return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
+
+
+def corner_sigma(covariance: Tensor) -> float:
+    """Predicted error of the corners, px: parameters are scaled so that a unit moves them by about a pixel."""
+    return math.sqrt(max(float(torch.trace(covariance)), 0.0))
+
+
+def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, tile: int) -> tuple[Tensor, Tensor]:
+    """What each square tile says at the first row's matrix: its share of the slope and of the normal matrix.
+
+    Bias and gain are eliminated as in `State.information`. At the minimum the slopes sum to nothing; how far
+    they scatter says how well the parameters are known. Over blocks of a few pixels the displacement fields are
+    taken for constant: they are that to some per cent, and the scatter is known no better.
+
+    Returns:
+        `(tiles, P)` Jacobian times residual and `(tiles, P, P)` Jacobian times Jacobian, sums over each tile, float64.
+    """
+    moving, valid = problem.read(state.matrices[:1])
+    fixed_n, moving_n, gain, _ = normalised(problem.fixed, moving, valid)
+    residual = moving_n - fixed_n
+    weight = robust(residual, valid, state.scale[:1], cutoff)[0]
+    wr = weight * residual
+    gx, gy = problem.gradient_x * gain, problem.gradient_y * gain
+    wx = weight * gx
+    products = (gx * wr, gy * wr, wr, (wr * (fixed_n + moving_n)).mul_(0.5), wx * gx, wx * gy, weight * gy * gy)
+    side = min(_BLOCK, tile // 2)
+    sums = gathered(*(_block_sums(x[0, 0], side) for x in (*products, valid)))
+    slope_x, slope_y, bias, contrast, xx, xy, yy, seen = sums
+    p, q = over_blocks(model, problem.size_hw, side)  # (P, rows, columns)
+    count = model.parameter_count
+    normal = state.normal[0]
+    mixing = torch.linalg.solve(normal[count:, count:] + 1e-9 * torch.eye(2), normal[count:, :count])
+    scores = p * slope_x + q * slope_y - torch.einsum("nk,nij->kij", mixing, torch.stack([bias, contrast]))
+    pairs = torch.einsum("kij,lij->klij", p, xx * p + xy * q) + torch.einsum("kij,lij->klij", q, xy * p + yy * q)
+    per_tile = [_block_sums(x, tile // side).flatten(-2) for x in (scores, pairs, seen)]
+    there = per_tile[2] > 0
+    return per_tile[0][:, there].T, per_tile[1][..., there].permute(2, 0, 1)
+
+
+def _block_sums(planes: Tensor, side: int) -> Tensor:
+    """Sums over blocks of `(..., h, w)`, the last ones of a row or column perhaps smaller."""
+    h, w = planes.shape[-2:]
+    return block_mean(nn.pad(planes, (0, -w % side, 0, -h % side)), side) * side**2
+
+
+def noise_information(problem: Problem, state: State, model: Model, variance: float) -> Tensor:
+    """What noise in the gradients adds to the first row's normal matrix, `(P, P)`.
+
+    Args:
+        problem: The two pictures.
+        state: Where they were compared.
+        model: Which steps are allowed.
+        variance: Of the noise in the gradient along either axis, of pictures at unit contrast.
+    """
+    basis = basis_of(model, problem.size_hw)
+    weight = problem.read(state.matrices[:1])[1]
+    (moments,) = gathered(basis.moments(weight, 2)[0, 0])
+    return variance * torch.einsum("ij,klij->kl", moments, basis.pp + basis.qq)
+
+
+def _less(information: Tensor, added: Tensor) -> Tensor:
+    """Inverse of the information without what noise has added, of which `_LEAST_SIGNAL` is left in any direction."""
+    values, vectors = torch.linalg.eigh(information)
+    known = values > 1e-9 * values[-1].clamp_min(1e-30)
+    root = vectors * torch.where(known, values.clamp_min(1e-30).rsqrt(), 0.0)  # root @ root.T inverts the information
+    left, turn = torch.linalg.eigh(torch.eye(len(values), dtype=values.dtype) - root.T @ added @ root)
+    root = root @ turn
+    return (root / left.clamp_min(_LEAST_SIGNAL)) @ root.T
