@@ -125,7 +125,7 @@ def refine(
     cutoff: float = 4.0,
     hold_overlap: bool = False,
     history: list[float] | None = None,
-    held: float = 1.0,
+    held: float | None = None,
 ) -> State:
     """Descend from each of `(B, 3, 3)` level matrices by damped Gauss-Newton steps.
 
@@ -139,7 +139,8 @@ def refine(
         hold_overlap: Take only steps whose gain is worth the overlap they cost. For coarse levels, where sliding
             apart could win; near the end it would pull the answer towards more overlap.
         history: The loss after each step is appended here, mean over the rows.
-        held: Share of a step that may be left to do behind it, where it is short.
+        held: Share of a step that may be left to do behind it. Where it is given, a row has also converged when what is
+            left of its step is nothing beside the error to be expected of the answer.
     """
     generators = torch.as_tensor(model.generators(problem.size_hw))
     # A copy: rows of it are written over, and the caller keeps its own.
@@ -160,8 +161,10 @@ def refine(
         step, before[rows] = step * factor[:, None], step * free[:, None]
         ahead = now.matrices @ exponential(-step, generators)
         # A step this short is right to second order as it is predicted.
-        left = length * (held + length).clamp_max(1)  # the pictures are curved: more is left of a longer step
-        short = (left < _enough(now, model.parameter_count)) | (length < tolerance_px)
+        short = length < tolerance_px
+        if held is not None:
+            left = length * (held + length).clamp_max(1)  # the pictures are curved: more is left of a longer step
+            short |= left < _enough(now, model.parameter_count)
         best.final[rows[short]], best.converged[rows[short]] = ahead[short], True
         rows, now, ahead = rows[~short], now.select(~short), ahead[~short]
         if len(rows) == 0:
