@@ -30,6 +30,8 @@ _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further
 _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
+_FEATURES_KNOW = 0.05  # pixels of the base level: predicted errors below are out of the reach of feature pictures
+_CLEARLY = 2.0  # times as exact as grey values, by their predicted errors, features have to be
 _SAME = 0.3  # pixels of the level on which it was judged: an answer that moves by less is not judged again
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
@@ -138,6 +140,7 @@ class Pair:
                 break
             best = better
             polished = self.polish(best.moving_from_fixed)
+        polished = self.by_features(candidate, polished)
         self.seconds["refine"] += time.perf_counter() - began
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
         if corner_distance(candidate.ranked[0].moving_from_fixed, matrix, self.size_hw) > _SAME * self.judged_at:
@@ -152,6 +155,21 @@ class Pair:
             correlation=polished.correlation,
         )
         return Answer(polished, evidence, verdict.probability(evidence))
+
+    def by_features(self, candidate: Candidate, polished: Polished) -> Polished:
+        """A polished candidate, or what its feature pictures make of it where they know clearly more.
+
+        Two modalities of one scene may share no more than edges. Grey values then pull from a good place to a worse.
+        """
+        known = corner_sigma(polished, self.model, self.size_hw)
+        if known < _FEATURES_KNOW * self.base:
+            return polished
+        matrix, covariance = self.ladder.finest(candidate.ranked[0].moving_from_fixed, self.model, self.size_hw)
+        other = replace(polished, moving_from_fixed=matrix, covariance=covariance)
+        if not self.allowed(matrix) or not _CLEARLY * corner_sigma(other, self.model, self.size_hw) < known:
+            return polished
+        seen = self._polish_at(matrix, self.base, rounds=1, iterations=0)
+        return replace(seen, moving_from_fixed=matrix, covariance=covariance, converged=True)
 
     def descended(self, best: Answer) -> Answer:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""
@@ -193,7 +211,9 @@ class Pair:
         last = self.ladder.reductions[-1] * self.base
         return [self.base * k for k in (8, 4, 2) if self.base * k < 0.75 * last]
 
-    def _polish_at(self, moving_from_fixed: Matrix3, reduction: int, rounds: int = 3) -> Polished:
+    def _polish_at(
+        self, moving_from_fixed: Matrix3, reduction: int, rounds: int = 3, iterations: int | None = None
+    ) -> Polished:
         level = level_from_full(reduction)
         full = np.linalg.inv(level)
         done = polish(
@@ -204,7 +224,7 @@ class Pair:
             rounds=rounds,
             # On large pictures the finest detail costs more than it is worth once the precision is reached.
             enough_px=0.5 * self.wanted.precision / reduction if math.prod(self.size_hw) > _BASE_PIXELS else 0.0,
-            iterations=self.wanted.iterations or 10,
+            iterations=iterations if iterations is not None else self.wanted.iterations or 10,
             robust=self.wanted.loss in ("auto", "robust", "lncc"),
             light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),
         )

@@ -6,22 +6,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import features
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
 from imgalign.pyramid import masked_blur, shrink
-from imgalign.refine import Problem, State, refine
+from imgalign.refine import CUTOFF, Problem, State, refine
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.transforms import MODELS, Model, corner_distance, local_scale
+from imgalign.uncertainty import corner_sigma, covariance
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
 _LEVELS = 2  # of the ladder: 96 and 192 pixels on the longer side
 _ALIKE = 1.0  # level pixels: of two hypotheses that have come so near to each other one is enough
 _HEATS = ((0, 0.4), (3, 0.6))  # after so many steps, those below that share of the best score are dropped
 _TOLERANCE = 0.05  # level pixels: the level above starts from there
+_FINEST = 1.5  # more detail than so many times that of the last level features do not share
+_APART = 3.0  # standard deviations by which answers of two levels may differ
+_SETTLED = 0.01  # level pixels: where nothing finer follows
+_TILE = 16  # level pixels: features of two pictures differ alike over less
 _BEHIND = 0.65  # a hypothesis whose score is less than this share of the best one's is dropped
 
 
@@ -107,6 +113,31 @@ class Ladder:
         start = [Hypothesis(moving_from_fixed, 0.0)]
         found = self._refine(start, model, self.reductions[-1], first=False, wide=False, size_hw=size_hw)
         return found[0] if found else None
+
+    def finest(self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int]) -> tuple[Matrix3, Tensor]:
+        """As exact as feature pictures get from an answer of the last level, and the covariance of its parameters.
+
+        The covariance is `(P, P)`, of `Model.generators` of the fixed size.
+        """
+        last = self.reductions[-1]
+        matrix, known = self._settled(moving_from_fixed, model, size_hw, last)
+        if last > 1:
+            finer, finer_known = self._settled(matrix, model, size_hw, max(1.0, last / _FINEST))
+            # What two modalities do not share grows with detail, and pulls. Where it does not the answers agree.
+            scatter = math.hypot(corner_sigma(known), corner_sigma(finer_known)) * local_scale(matrix, size_hw)
+            if corner_distance(matrix, finer, size_hw) < _APART * scatter:
+                return finer, finer_known
+        return matrix, known
+
+    def _settled(
+        self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int], reduction: float
+    ) -> tuple[Matrix3, Tensor]:
+        rung = self.rung(reduction, local_scale(moving_from_fixed, size_hw))
+        start = torch.as_tensor(rung.to_level(moving_from_fixed))[None]
+        state = refine(rung.problem, start, model, iterations=12, tolerance_px=_SETTLED, cutoff=CUTOFF)
+        known, _ = covariance(rung.problem, state, model, CUTOFF, _TILE, None)
+        # Parameters move corners in pixels of the level.
+        return rung.to_full(state.final[0].numpy()), known / rung.fixed_level[0, 0] ** 2
 
     def _refine(
         self, hypotheses: list[Hypothesis], model: Model, reduction: float, *, first: bool, wide: bool,

@@ -21,6 +21,7 @@ from imgalign.devices import gathered
 from imgalign.sampling import Reader
 from imgalign.transforms import Model, exponential
 
+CUTOFF = 4.0  # robust standard deviations from which residuals lose weight: what the pictures do not share is much
 _MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 _LEAST_WEIGHT = 30.0  # an overlap of less weight than so many pixels says nothing
 _FREE = 1e-3  # damping up to which a step is as good as undamped
@@ -122,7 +123,7 @@ def refine(
     *,
     iterations: int = 20,
     tolerance_px: float = 0.01,
-    cutoff: float = 4.0,
+    cutoff: float = CUTOFF,
     hold_overlap: bool = False,
     history: list[float] | None = None,
     held: float | None = None,

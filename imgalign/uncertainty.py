@@ -115,13 +115,15 @@ def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, til
     wx = weight * gx
     products = (gx * wr, gy * wr, wr, (wr * (fixed_n + moving_n)).mul_(0.5), wx * gx, wx * gy, weight * gy * gy)
     side = min(_BLOCK, tile // 2)
-    sums = gathered(*(_block_sums(x[0, 0], side) for x in (*products, valid)))
-    slope_x, slope_y, bias, contrast, xx, xy, yy, seen = sums
+    slope_x, slope_y, *others = gathered(*(_block_sums(x[0], side) for x in (*products, valid)))
+    # A bias and a gain to every channel, one displacement to all.
+    slope_x, slope_y, xx, xy, yy, seen = (x.sum(0) for x in (slope_x, slope_y, *others[2:]))
     p, q = over_blocks(model, problem.size_hw, side)  # (P, rows, columns)
     count = model.parameter_count
     normal = state.normal[0]
-    mixing = torch.linalg.solve(normal[count:, count:] + 1e-9 * torch.eye(2), normal[count:, :count])
-    scores = p * slope_x + q * slope_y - torch.einsum("nk,nij->kij", mixing, torch.stack([bias, contrast]))
+    nuisance = normal[count:, count:]
+    mixing = torch.linalg.solve(nuisance + 1e-9 * torch.eye(len(nuisance)), normal[count:, :count])
+    scores = p * slope_x + q * slope_y - torch.einsum("nk,nij->kij", mixing, torch.cat(others[:2]))
     pairs = torch.einsum("kij,lij->klij", p, xx * p + xy * q) + torch.einsum("kij,lij->klij", q, xy * p + yy * q)
     per_tile = [_block_sums(x, tile // side).flatten(-2) for x in (scores, pairs, seen)]
     there = per_tile[2] > 0

@@ -31,7 +31,8 @@ _FINE_REACH = 8  # pixels: the displacements tried there
 _AS_GOOD = 0.7  # share of a patch's best correlation that fits as well
 _STRONG = 0.1  # of the strongest patch's structure: the others may show what is left of an encoder's blocks
 _CLEAR = 0.4  # correlation of the edges above which a patch fits somewhere
-_ONE_WAY = 0.01  # of the shared structure across the edges: so little along them is none
+_SAME_MODALITY = 0.1  # correlation of the gradients from which their signs say the same
+_ONE_WAY = 0.03  # of the shared structure across the edges: so little along them is none
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 
 # Logistic regression of `python -m benchmarks.calibrate --count 16 --seed 4242` on pairs that score nothing. What
@@ -217,23 +218,35 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
     likeness = float(whole[centre, centre]) / math.sqrt(float((f * f).sum()) * float((m * m).sum()) + 1e-12)
     pixels = float(valid.sum())
     overlap = pixels / max(float(problem.weight.sum()), 1e-9)
-    return _Agreement(peak, share, likeness, overlap, pixels, _slide_deg(f, m, valid))
+    return _Agreement(peak, share, likeness, overlap, pixels, _slide_deg(problem.fixed, moving, valid))
 
 
 def _slide_deg(fixed: Tensor, moving: Tensor, valid: Weight) -> float | None:
-    """The direction along which two pictures on one grid share no structure, in degrees, or None.
+    """The direction along which two feature pictures on one grid share no structure, in degrees, or None.
 
     The products of both pictures' gradients, summed over the pixels, are what tells a shift; the noise of one knows
-    nothing of the other's. Where all edges run one way nothing is left along them.
+    nothing of the other's. Where all edges run one way nothing is left along them. Pictures of two modalities, whose
+    gradients do not agree, are asked for the edges that they share in whatever contrast.
     """
     (fx, fy), (mx, my) = (central_differences(x[:, :1]) for x in (fixed, moving))
-    products = (fx * mx, 0.5 * (fx * my + fy * mx), fy * my)
-    xx, xy, yy = gathered(*((product * valid).sum() for product in products))
-    shared, axes = torch.linalg.eigh(torch.stack([torch.stack([xx, xy]), torch.stack([xy, yy])]))
-    if not float(shared[1]) > 0 or float(shared[0]) > _ONE_WAY * float(shared[1]):
+    products = (fx * mx, 0.5 * (fx * my + fy * mx), fy * my, fx * fx + fy * fy, mx * mx + my * my)
+    xx, xy, yy, of_fixed, of_moving = (float(x) for x in gathered(*((product * valid).sum() for product in products)))
+    if xx + yy > _SAME_MODALITY * math.sqrt(of_fixed * of_moving):
+        return _one_way(xx, xy, yy)
+    (re, im), (other_re, other_im) = (x[:, -2:].unbind(1) for x in (fixed, moving))
+    alike = (re * other_re + im * other_im) * valid[:, 0]
+    # A unit vector along the gradient times itself, out of the double angle.
+    cos, sin = (alike * x / torch.hypot(re, im).clamp_min(1e-9) for x in (re, im))
+    total, cos, sin = (float(x) for x in gathered(alike.sum(), cos.sum(), sin.sum()))
+    return _one_way(0.5 * (total + cos), 0.5 * sin, 0.5 * (total - cos))
+
+
+def _one_way(xx: float, xy: float, yy: float) -> float | None:
+    """The direction, degrees, in which a structure tensor has next to nothing; None where there is none."""
+    shared, axes = np.linalg.eigh(np.array([[xx, xy], [xy, yy]]))
+    if not shared[1] > 0 or shared[0] > _ONE_WAY * shared[1]:
         return None
-    along = axes[:, 0]
-    return math.degrees(math.atan2(float(along[1]), float(along[0]))) % 180
+    return math.degrees(math.atan2(axes[1, 0], axes[0, 0])) % 180
 
 
 def _distance(reach: int) -> Tensor:

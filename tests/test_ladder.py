@@ -30,3 +30,12 @@ def test_the_best_of_many_is_refined(ladder):
 def test_nothing_is_left_where_no_hypothesis_overlaps(ladder, count):
     far = hypotheses(*(400 + 50 * k for k in range(count)))
     assert ladder.climb(far, MODELS["affine"], SIZE, wide=False) == []
+
+
+def test_the_finest_features_say_how_exact_they_are(ladder):
+    matrix, covariance = ladder.finest(about_centre(SIZE, shift=(3.5, -3), angle_deg=5), MODELS["rigid"], SIZE)
+    error = corner_error(matrix, TRUTH, SIZE)
+    assert error < 0.02
+    sigma = float(covariance.trace()) ** 0.5
+    assert 0 < sigma < 0.05
+    assert error < 5 * sigma

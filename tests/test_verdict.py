@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scenes import Blobs, about_centre, pair
+from scipy.ndimage import gaussian_filter
 
 from imgalign.ladder import Ladder
 from imgalign.search import Hypothesis
@@ -153,3 +154,14 @@ def test_edges_all_around_hold_every_shift():
 
 def test_two_places_that_fit_alike_are_not_trusted():
     assert probability(replace(GOOD, margin=0.1)) > 0.5 > probability(replace(GOOD, margin=0.0))
+
+
+def test_edges_all_around_hold_every_shift_although_the_greys_of_two_modalities_contradict_each_other():
+    rng = np.random.default_rng(5)
+    seeds, (first, second) = rng.uniform(0, 200, (90, 2)), rng.uniform(0, 1, (2, 90))
+    y, x = np.indices(SIZE)
+    cell = ((np.stack([x, y], -1)[:, :, None] - seeds) ** 2).sum(-1).argmin(-1)
+    fixed, moving = (gaussian_filter(greys[cell], 1.0) for greys in (first, second))
+    # Nearly as many edges are inverted as are not.
+    assert abs(np.corrcoef(np.gradient(fixed)[0].ravel(), np.gradient(moving)[0].ravel())[0, 1]) < 0.1
+    assert evidence(fixed, moving, np.eye(3)).slide_deg is None

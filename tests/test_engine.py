@@ -1,0 +1,42 @@
+"""Which of several answers to one pair stands."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scenes import Blobs, about_centre, corner_error, pair
+
+from imgalign.engine import Pair, Wanted, corner_sigma
+from imgalign.plane import plane
+from imgalign.search import Hypothesis
+
+SIZE = (200, 240)
+TRUTH = about_centre(SIZE, shift=(4, -3), angle_deg=3)
+
+
+@pytest.fixture(scope="module")
+def two():
+    pictures = pair(Blobs(41, 240, count=500, sigma=(2, 5)), SIZE, TRUTH)
+    with torch.no_grad():
+        yield Pair(*(plane(p, None, torch.device("cpu"), "fixed") for p in pictures), Wanted(model="rigid"))
+
+
+@pytest.fixture(scope="module")
+def candidate(two):
+    return two.candidate([Hypothesis(np.eye(3), 0.0)], wide=False)
+
+
+def test_feature_pictures_stand_in_where_grey_values_know_little(two, candidate):
+    polished = two.polish(candidate.ranked[0].moving_from_fixed)
+    astray = about_centre(SIZE, shift=(7, -3), angle_deg=3)
+    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + torch.eye(3))
+    mended = two.by_features(candidate, lost)
+    assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
+    assert corner_sigma(mended, two.model, SIZE) < 0.1
+    assert mended.correlation > 0.99
+
+
+def test_an_answer_that_grey_values_know_well_is_kept(two, candidate):
+    polished = two.polish(candidate.ranked[0].moving_from_fixed)
+    assert two.by_features(candidate, polished) is polished
