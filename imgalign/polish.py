@@ -16,6 +16,7 @@ from torch import Tensor
 from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import Light, View, changing_light, mean, noise_variance
+from imgalign.occluders import alike
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import Problem, State, noise_information, refine, tile_scores
 from imgalign.sampling import mask_or_none
@@ -129,7 +130,7 @@ def polish(
     blurred = _blurred(spectra, fixed[1], mask, scale, oversampling if rounds > 1 else 1)
     noise = _BlurredNoise(float(noise_variance(fixed[0])), max(1.0, 1 / scale))
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
-        problem = _smooth_problem(blurred, fixed[1], matrix, light)
+        problem = _smooth_problem(blurred, fixed[1], matrix, light, robust)
         state, matrix, moved = descend(problem, 0.1 * _SETTLED_PX, iterations)
         if moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
             break
@@ -137,10 +138,10 @@ def polish(
     answer = smooth
     if rounds > 1 and not smooth.white_sigma_px < enough_px:
         plain = _plain(*spectra, fixed[1], mask, oversampling)
-        found = changing_light(_view(plain, matrix), light)
+        found, there = _light(plain, matrix, light, robust)
         plain = replace(plain, moving=replace(plain.moving, mask=_border_mask(plain, matrix, found, moving[1])))
         for _ in range(rounds):
-            problem, held = _problem(plain, spectra, matrix, oversampling, found)
+            problem, held = _problem(plain, spectra, matrix, oversampling, found, there)
             # Under much noise gradients serve for one step: made anew after each, they hold nothing back.
             once = held > _HELD and moved < _ASTRAY_PX
             state, matrix, moved = descend(problem, tolerance_px, 1 if once else iterations)
@@ -149,7 +150,7 @@ def polish(
                 sharp = _polished(problem, state, model, cutoff, history, None)
                 if left < _HELD * sharp.white_sigma_px:
                     break
-            found = changing_light(_view(plain, matrix), light)
+            found, there = _light(plain, matrix, light, robust)
         else:
             sharp = _polished(problem, state, model, cutoff, history, None)
         sharp = replace(sharp, converged=sharp.converged or once)
@@ -208,27 +209,32 @@ def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
 
 
 def _problem(
-    plain: Problem, spectra: tuple[Spectrum, Spectrum], matrix: Matrix, oversampling: int, found: Light | None
+    plain: Problem,
+    spectra: tuple[Spectrum, Spectrum],
+    matrix: Matrix,
+    oversampling: int,
+    found: Light | None,
+    there: Weight | None,
 ) -> tuple[Problem, float]:
     """Both pictures as they are best compared, from where the transform stands now, under the light found there.
 
     And the share of noise in the gradients (`NoiseModel.held`).
     """
-    problem, view = plain, _view(plain, matrix)
-    seen = view
+    problem = _within(plain, there)
+    seen = view = _view(problem, matrix)
     noise = noise_model(*(view if found is None else found.on(view)))
     if noise.whitening is not None:
         fixed, moving = spectra
         scale = local_scale(matrix[0].numpy(), problem.size_hw)
         fixed = fixed.filtered(noise.whitening.on(fixed))
         moving = moving.filtered(noise.whitening.on(moving, scale))
-        problem = _plain(fixed, moving, plain.weight, plain.moving.mask, oversampling)
+        problem = _plain(fixed, moving, problem.weight, plain.moving.mask, oversampling)
         view = _view(problem, matrix)
         found = None if found is None else changing_light(view, True)
     if found is not None:
         problem, view = found.solved(problem), found.on(view)
     gradient_x, gradient_y = _common_gradient(view, noise)
-    weight = plain.weight * _trust(view, seen if found is None else None)
+    weight = problem.weight * _trust(view, seen if found is None else None)
     return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight), noise.held
 
 
@@ -248,12 +254,15 @@ def _blurred(
     return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
 
 
-def _smooth_problem(blurred: Problem, fixed_weight: Weight, matrix: Matrix, light: bool | None) -> Problem:
-    """The blurred pictures under one light, from where the transform stands now."""
-    found = changing_light(_view(blurred, matrix), light)
+def _smooth_problem(
+    blurred: Problem, fixed_weight: Weight, matrix: Matrix, light: bool | None, robust: bool
+) -> Problem:
+    """The blurred pictures under one light, without occluders, from where the transform stands now."""
+    found, there = _light(blurred, matrix, light, robust)
+    problem = _within(blurred, there)
     if found is None:
-        return blurred
-    problem = found.solved(blurred)
+        return problem
+    problem = found.solved(problem)
     gradient_x, gradient_y = spectrum(problem.fixed, fixed_weight).derivatives()
     return replace(problem, gradient_x=gradient_x, gradient_y=gradient_y)
 
@@ -275,6 +284,18 @@ def _plain(
 
 def _view(problem: Problem, matrix: Matrix) -> View:
     return View(problem.fixed, *problem.read(matrix))
+
+
+def _within(problem: Problem, there: Weight | None) -> Problem:
+    return problem if there is None else replace(problem, weight=problem.weight * there)
+
+
+def _light(problem: Problem, matrix: Matrix, wanted: bool | None, robust: bool) -> tuple[Light | None, Weight | None]:
+    """The light, and where both pictures show the same under it (`alike`)."""
+    view = _view(problem, matrix)
+    there = alike(*view) if robust else None
+    found = changing_light(view, wanted, there)
+    return found, alike(*found.on(view)) if robust and found is not None else there
 
 
 def _standardised(view: View) -> tuple[Image, Image, Tensor]:
