@@ -73,6 +73,12 @@ class Answer:
     polished: Polished
     evidence: verdict.Evidence
     probability: float
+    score: float  # as of a `Hypothesis`
+
+    @property
+    def place(self) -> Hypothesis:
+        """Where it lies, and how well feature pictures agree there."""
+        return Hypothesis(self.polished.moving_from_fixed, self.score)
 
 
 class Pair:
@@ -92,7 +98,7 @@ class Pair:
 
     def best(self, init: Any) -> Answer | None:
         """The most probable answer, from starts as dear as it takes."""
-        best: Answer | None = None
+        answers: list[Answer] = []
         waiting: list[Candidate] = []
         seen: list[Hypothesis] = []
         for starts, wide in self.attempts(init):
@@ -103,12 +109,21 @@ class Pair:
             waiting = sorted([*waiting, candidate], key=lambda c: c.promise)
             # To polish what is not promising takes longer than to look for something better.
             if waiting[-1].promise >= _PROMISING:
-                best = _better(best, self.answer(waiting.pop()))
+                answers.append(self.answer(waiting.pop()))
+                best = self.foremost(answers, waiting)
                 if best.probability >= _SURE:
                     return best
-        if waiting and (best is None or best.probability < self.wanted.trust):
-            best = _better(best, self.answer(waiting.pop()))
-        return best
+        if waiting and (not answers or self.foremost(answers, waiting).probability < self.wanted.trust):
+            answers.append(self.answer(waiting.pop()))
+        return self.foremost(answers, waiting) if answers else None
+
+    def foremost(self, answers: list[Answer], waiting: list[Candidate]) -> Answer:
+        """The most probable of some answers, when each knows of the others and of what was not polished."""
+        places = [*(answer.place for answer in answers), *(candidate.ranked[0] for candidate in waiting)]
+        known = (replace(a, evidence=verdict.beside(a.evidence, a.place, places, self.size_hw)) for a in answers)
+        return max(
+            (replace(a, probability=verdict.probability(a.evidence)) for a in known), key=lambda a: a.probability
+        )
 
     def is_new(self, candidate: Candidate, seen: list[Hypothesis]) -> bool:
         """Whether a candidate lies apart from all that were seen before."""
@@ -154,7 +169,7 @@ class Pair:
             overlap=polished.overlap,
             correlation=polished.correlation,
         )
-        return Answer(polished, evidence, verdict.probability(evidence))
+        return Answer(polished, evidence, verdict.probability(evidence), best.score)
 
     def by_features(self, candidate: Candidate, polished: Polished) -> Polished:
         """A polished candidate, or what its feature pictures make of it where they know clearly more.
@@ -329,10 +344,6 @@ class Pair:
         best = distinct(full, self.size_hw, 0.06 * math.hypot(*self.size_hw), 12)
         self.seconds["start"] += time.perf_counter() - began
         return best
-
-
-def _better(best: Answer | None, other: Answer) -> Answer:
-    return other if best is None or other.probability > best.probability else best
 
 
 def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> float:

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Weight
+from imgalign.occluders import alike
 from imgalign.refine import Problem
 
 _SIGMA = 12.0  # pixels over which light may change
+_FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
 _WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 
 
@@ -60,7 +62,9 @@ def mean(x: Tensor, valid: Weight) -> Tensor:
     return (x * valid).sum() / valid.sum().clamp_min(1e-6)
 
 
-def changing_light(view: View, wanted: bool | None, *, noise: float | None = None, spacing: int = 1) -> Light | None:
+def changing_light(
+    view: View, wanted: bool | None, there: Weight | None = None, *, noise: float | None = None, spacing: int = 1
+) -> Light | None:
     """A light that changes over the picture, or None where one gain and one bias explain nearly as much.
 
     The gain is the regression of the fixed on the moving picture around each pixel, drawn to the global one where
@@ -69,6 +73,8 @@ def changing_light(view: View, wanted: bool | None, *, noise: float | None = Non
     Args:
         view: The pictures, about aligned.
         wanted: Always, never, or (None) where it is worth it.
+        there: 1 where both show the same; None for everywhere. What does not takes a faint part in the light, none in
+            what it is worth.
         noise: Variance of the fixed picture's noise; where it is None, as for white noise.
         spacing: Pixels of the pictures per pixel of the view.
     """
@@ -76,10 +82,11 @@ def changing_light(view: View, wanted: bool | None, *, noise: float | None = Non
         return None
     fixed, warped, valid = view
     down, up = _lattice(valid, _SIGMA / spacing)
-    below = down(valid).clamp_min(1e-3)
-    mean_f, mean_m = up(down(fixed * valid) / below), up(down(warped * valid) / below)
+    weight, valid = (valid, valid) if there is None else (valid * there.clamp_min(_FAINT), valid * there)
+    below = down(weight).clamp_min(1e-3)
+    mean_f, mean_m = up(down(fixed * weight) / below), up(down(warped * weight) / below)
     f, m = fixed - mean_f, warped - mean_m
-    seen = m * valid
+    seen = m * weight
     variance, covariance = down(m * seen) / below, down(f * seen) / below
     mean_variance, mean_covariance = mean(m * m, valid), mean(f * m, valid)
     one_gain = mean_covariance / mean_variance.clamp_min(1e-20)
@@ -102,6 +109,20 @@ def changing_light(view: View, wanted: bool | None, *, noise: float | None = Non
         if bool(left_by_many >= _WORTH * mean(alone.square_(), valid)):
             return None
     return Light(gain, mean_f, mean_m)
+
+
+def lit(
+    view: View, wanted: bool | None, robust: bool, *, noise: float | None = None, spacing: int = 1
+) -> tuple[Light | None, Weight | None]:
+    """The changing light, and 1 where both pictures show the same under it (`occluders.alike`), None for everywhere.
+
+    Args:
+        view: As in `changing_light`, like all that is not named here.
+        robust: Whether occluders are looked for at all.
+    """
+    there = alike(*view) if robust else None
+    found = changing_light(view, wanted, there, noise=noise, spacing=spacing)
+    return found, alike(*found.on(view)) if robust and found is not None else there
 
 
 def noise_variance(image: Image) -> Tensor:

@@ -99,7 +99,7 @@ def polish(
     descent = _Descent(torch.as_tensor(moving_from_fixed)[None], model, cutoff, size_hw, history)
     sparse = blurred.sparse()
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
-        problem = sparse.problem(descent.matrix, light)
+        problem = sparse.problem(descent.matrix, light, robust)
         descent.run(problem, 0.1 * _SETTLED_PX, iterations, step=sparse.step)
         if descent.moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
             break
@@ -107,14 +107,15 @@ def polish(
     if rounds > 1 and not answer.white_sigma_px < enough_px:
 
         def with_all_pixels() -> Polished:
-            descent.run(blurred.problem(descent.matrix, light), tolerance_px, iterations)
+            descent.run(blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
             return descent.polished(blurred.noise)
 
         # Steps that noise holds back end about where they began: that is then to be as exact as it can.
         noisy = sparse is not blurred and answer.noise > _NOISY
         first = with_all_pixels() if noisy else answer
         # What blurred pictures do not show, those with all their noise will not either.
-        sharp = Sharp(spectra, fixed[1], moving[1], oversampling, False if problem.gain is None else light)
+        worth = False if problem.gain is None else light
+        sharp = Sharp(spectra, fixed[1], moving[1], oversampling, worth, robust)
         answer = _sharpened(descent, sharp, rounds, iterations, tolerance_px)
         if not _agrees(first, answer, size_hw):
             descent.matrix = torch.as_tensor(first.moving_from_fixed)[None]

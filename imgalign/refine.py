@@ -10,7 +10,7 @@ displacement field is a polynomial of degree two at most. So they are the image 
 images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,10 @@ class Problem:
     oriented: bool = False
     gain: Image | None = None
     offset: Image | None = None
+
+    def within(self, weight: Weight | None) -> "Problem":
+        """The same with less weight where a soft mask says so; None for nowhere."""
+        return self if weight is None else replace(self, weight=self.weight * weight)
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import mapped_planes
-from imgalign.light import View, changing_light, mean
+from imgalign.light import View, changing_light, lit, mean
 from imgalign.pyramid import block_mean
 from imgalign.refine import Problem
 from imgalign.sampling import mask_or_none
@@ -58,6 +58,7 @@ class Sharp:
         moving_weight: The same of the other.
         oversampling: Of the spline through the moving picture, 1 or 2.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
+        robust: Let occluders go.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Sharp:
         moving_weight: Weight,
         oversampling: int,
         light: bool | None,
+        robust: bool,
     ) -> None:
-        self._spectra, self._oversampling, self._light = spectra, oversampling, light
+        self._spectra, self._oversampling, self._light, self._robust = spectra, oversampling, light, robust
         self._moving_weight: Weight | None = moving_weight
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
 
@@ -76,31 +78,36 @@ class Sharp:
         """Both pictures as they are best compared, from where the transform stands now, under the light found there."""
         plain = self._pictures
         view = _view(plain, matrix)
-        found = changing_light(view, self._light)
-        relit = view if found is None else found.on(view)
-        standard = _standardised(relit)
+        found, there = lit(view, self._light, self._robust)
         if self._moving_weight is not None:  # the first look
-            mask = _border_mask(relit, standard, matrix, self._moving_weight)
+            relit = view if found is None else found.on(view)
+            mask = _border_mask(relit, _standardised(relit), matrix, self._moving_weight)
             plain = self._pictures = replace(plain, moving=replace(plain.moving, mask=mask))
             self._moving_weight = None
-            if mask is not None:
-                relit = relit._replace(valid=plain.read(matrix)[1])
+        problem = plain.within(there)
+        view = _view(problem, matrix)
+        relit = view if found is None else found.on(view)
+        standard = _standardised(relit)
         noise = noise_model(*relit)
-        problem = plain if found is None else found.solved(plain)
         brightness = standard if found is None else None
+        weight = problem.weight
         if noise.whitening is not None:
-            problem, relit, standard = self._whitened(noise, matrix, found is not None)
+            problem, relit, standard = self._whitened(noise, matrix, weight, found is not None)
+        elif found is not None:
+            problem = found.solved(problem)
         gradient_x, gradient_y = _common_gradient(relit, standard, noise)
-        weight = plain.weight * _trust(relit.valid, standard, brightness)
+        weight = weight * _trust(relit.valid, standard, brightness)
         return Look(replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight), noise.held)
 
-    def _whitened(self, noise: NoiseModel, matrix: Matrix, relight: bool) -> tuple[Problem, View, Standard]:
+    def _whitened(
+        self, noise: NoiseModel, matrix: Matrix, weight: Weight, relight: bool
+    ) -> tuple[Problem, View, Standard]:
         """Pictures whose noise is equally strong at all frequencies."""
         assert noise.whitening is not None
         fixed, moving = self._spectra
         scale = local_scale(matrix[0].numpy(), self._pictures.size_hw)
         fixed, moving = fixed.filtered(noise.whitening.on(fixed)), moving.filtered(noise.whitening.on(moving, scale))
-        problem = self._plain((fixed, moving), self._pictures.weight, self._pictures.moving.mask)
+        problem = self._plain((fixed, moving), weight, self._pictures.moving.mask)
         view = _view(problem, matrix)
         found = changing_light(view, True) if relight else None
         if found is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix, Weight
 from imgalign.gradients import central_differences
-from imgalign.light import View, changing_light, noise_variance
+from imgalign.light import View, lit, noise_variance
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import Problem
 from imgalign.spectral import Spectrum, inner_weight, spline_reader
@@ -47,11 +47,15 @@ class Smooth:
         problem = Problem(picture, gradient_x.mul_(_STEP), gradient_y.mul_(_STEP), weight, p.moving)
         return Smooth(problem, replace(self.noise, step=_STEP), _STEP)
 
-    def problem(self, matrix: Matrix, light: bool | None) -> Problem:
-        """The pictures under the light that is found where a transform stands, `(1, 3, 3)` moving from fixed."""
+    def problem(self, matrix: Matrix, light: bool | None, robust: bool) -> Problem:
+        """The pictures under the light that is found where a transform stands, `(1, 3, 3)` moving from fixed.
+
+        With `robust` without occluders.
+        """
         p = self.pictures
         view = View(p.fixed, *p.read(matrix @ lattice(self.step)))
-        found = changing_light(view, light, noise=self.noise.blurred, spacing=self.step)
+        found, there = lit(view, light, robust, noise=self.noise.blurred, spacing=self.step)
+        p = p.within(there)
         if found is None:
             return p
         # The mean around each pixel varies so slowly that differences are its derivatives.

@@ -7,7 +7,7 @@ unrelated pictures agree nowhere, a wrong period or a wrong tilt agrees in some 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 # Logistic regression of `python -m benchmarks.calibrate --count 16 --seed 4242` on pairs that score nothing. What
 # patches say is too rare to be fitted: in 443 right answers they never fell below 0.85.
 BY_HAND = {"fine": 10.0}
+_ALONE = 1.5  # log of the score over the next one's where there is none, or none that counts
 _TIED = 0.01  # log of the score over the next one's at which both fit about alike; no right answer came below 0.06
 _PRECISE = -2.5  # log of a predicted error that is small enough: still smaller ones do not speak for an answer
 _INTERCEPT = -10.788
@@ -101,7 +102,7 @@ class Evidence:
             "fine": min(self.fine_parts - 0.9, 0.0),
             "precision": max(_PRECISE, min(self.precision, 3.0)),
             "overlap": math.log(max(self.overlap, 0.01)),
-            "margin": max(-1.0, min(self.margin, 1.5)),
+            "margin": max(-1.0, min(self.margin, _ALONE)),
             "correlation": self.correlation,
             "strength": max(-1.0, self.strength),
         }
@@ -137,26 +138,29 @@ def collect(problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], s
         size_hw: Of the fixed picture.
     """
     seen = _agreement(problem, level_matrix)
-    answer = ranked[0]
-    far = 0.02 * math.hypot(*size_hw)
-    rivals = [
-        (h.score, distance)
-        for h in ranked[1:]
-        if (distance := corner_distance(h.moving_from_fixed, answer.moving_from_fixed, size_hw)) > far
-    ]
-    best_rival = max(rivals, default=(0.0, math.inf))
-    return Evidence(
+    evidence = Evidence(
         peak=seen.peak,
         parts=seen.parts,
         right_px=min(3.0, 0.01 * math.hypot(*size_hw)),
         overlap=seen.overlap,
-        margin=math.log(max(answer.score, 1e-3) / max(best_rival[0], 1e-3)) if rivals else 1.5,
+        margin=_ALONE,
         correlation=seen.likeness,
         likeness=seen.likeness,
         strength=math.log(max(seen.likeness, 1e-3) * math.sqrt(max(seen.pixels, 1.0))),
-        rival_px=best_rival[1],
         slide_deg=seen.slide_deg,
     )
+    return beside(evidence, ranked[0], ranked[1:], size_hw)
+
+
+def beside(evidence: Evidence, answer: Hypothesis, others: list[Hypothesis], size_hw: tuple[int, int]) -> Evidence:
+    """The evidence for an answer when other places are known too, with scores of one level."""
+    far = 0.02 * math.hypot(*size_hw)
+    for other in others:
+        distance = corner_distance(other.moving_from_fixed, answer.moving_from_fixed, size_hw)
+        margin = math.log(max(answer.score, 1e-3) / max(other.score, 1e-3))
+        if distance > far and margin < evidence.margin:
+            evidence = replace(evidence, margin=margin, rival_px=distance)
+    return evidence
 
 
 def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:
@@ -236,8 +240,8 @@ def _slide_deg(fixed: Tensor, moving: Tensor, valid: Weight) -> float | None:
     (re, im), (other_re, other_im) = (x[:, -2:].unbind(1) for x in (fixed, moving))
     alike = (re * other_re + im * other_im) * valid[:, 0]
     # A unit vector along the gradient times itself, out of the double angle.
-    cos, sin = (alike * x / torch.hypot(re, im).clamp_min(1e-9) for x in (re, im))
-    total, cos, sin = (float(x) for x in gathered(alike.sum(), cos.sum(), sin.sum()))
+    turned_by = (alike * x / torch.hypot(re, im).clamp_min(1e-9) for x in (re, im))
+    total, cos, sin = (float(x) for x in gathered(*(x.sum() for x in (alike, *turned_by))))
     return _one_way(0.5 * (total + cos), 0.5 * sin, 0.5 * (total - cos))
 
 

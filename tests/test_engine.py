@@ -40,3 +40,18 @@ def test_feature_pictures_stand_in_where_grey_values_know_little(two, candidate)
 def test_an_answer_that_grey_values_know_well_is_kept(two, candidate):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     assert two.by_features(candidate, polished) is polished
+
+
+def test_an_answer_falls_behind_a_place_that_fits_better(two, candidate):
+    right = two.answer(candidate)
+    elsewhere = replace(
+        right,
+        polished=replace(right.polished, moving_from_fixed=about_centre(SIZE, shift=(40, 0))),
+        evidence=replace(right.evidence, parts=1.0, peak=2 * right.evidence.peak),
+        score=0.6 * right.score,
+    )
+    alone = two.foremost([elsewhere], [])
+    assert alone.probability > two.foremost([right], []).probability - 0.01
+    assert two.foremost([elsewhere, right], []).score == right.score
+    # A place that was only seen, not polished, counts as well.
+    assert two.foremost([elsewhere], [candidate]).probability < 0.6 * alone.probability

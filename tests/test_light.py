@@ -73,6 +73,18 @@ def test_masked_pixels_do_not_count():
     torch.testing.assert_close(poisoned.gain, clean.gain, rtol=0, atol=1e-3)
 
 
+def test_occluders_are_faint():
+    there = np.ones(SIZE)
+    there[40:80, 40:90] = 0
+    picture = render(SCENE, SIZE)
+    seen = view(np.where(there > 0, picture, 50.0), picture)
+    weight = torch.as_tensor(np.float32(there))[None, None]
+    assert changing_light(seen, None) is not None
+    assert changing_light(seen, None, weight) is None
+    beside = changing_light(seen, True, weight).gain[..., 90:110, 20:140]
+    assert (beside - 1).abs().max() < 0.2
+
+
 def test_mean_is_weighted():
     x = torch.arange(4.0).reshape(1, 1, 2, 2)
     assert float(mean(x, torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]]))) == pytest.approx(2.5)

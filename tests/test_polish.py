@@ -140,12 +140,10 @@ def test_masked_pixels_do_not_count():
     assert corner_error(done.moving_from_fixed, truth, SIZE) < 5e-3
 
 
-BRIGHT = pytest.param(5.0, marks=pytest.mark.xfail(strict=True, reason="it takes part in the contrast"))
-
-
-@pytest.mark.parametrize("bright", [0.0, BRIGHT])
-def test_occluders_are_let_go(bright):
+@pytest.mark.parametrize("contrasts", [-5.0, 0.0, 5.0, 30.0])
+def test_occluders_are_let_go(contrasts):
     truth = about_centre(SIZE, **TRUTHS["rigid"])
     fixed, moving = pair(SCENE, SIZE, truth)
-    moving[30:60, 30:60] = pair(Blobs(77, 120), SIZE, np.eye(3))[0][30:60, 30:60] + bright
-    assert corner_error(polished(fixed, moving, np.eye(3), "rigid").moving_from_fixed, truth, SIZE) < 0.05
+    moving[30:60, 30:60] = pair(Blobs(77, 120), SIZE, np.eye(3))[0][30:60, 30:60] + contrasts * fixed.std()
+    # What is as bright as the scene is alike where both are flat, and there weighs in the light.
+    assert corner_error(polished(fixed, moving, np.eye(3), "rigid").moving_from_fixed, truth, SIZE) < 0.03
