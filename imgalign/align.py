@@ -13,14 +13,12 @@ from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import level_from_full
 from imgalign.decompose import plain_sigma
-from imgalign.descent import OPTIMIZERS
-from imgalign.engine import Answer, Pair, Wanted, corner_covariance
+from imgalign.engine import Answer, Pair, corner_covariance
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.light import mean
-from imgalign.losses import LOSSES
 from imgalign.plane import Plane, plane
-from imgalign.sampling import KERNELS, Reader, mask_or_none
-from imgalign.transforms import get_model
+from imgalign.sampling import Reader, mask_or_none
+from imgalign.wanted import STARTS, AlignOptions, Wanted
 
 _FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
@@ -30,25 +28,25 @@ def align(
     fixed: Any,
     moving: Any,
     *,
-    model: str = "affine",
-    loss: str = "auto",
-    optimizer: str = "lm",
-    sampler: str = "cubic",
+    model: str = Wanted.model,
+    loss: str = Wanted.loss,
+    optimizer: str = Wanted.optimizer,
+    sampler: str = Wanted.sampler,
     levels: int | None = None,
     iterations: int | None = None,
     lr: float | None = None,
-    init: Any = "auto",
+    init: Any = AlignOptions.init,
     mask: Any = None,
     moving_mask: Any = None,
     max_shift: float | None = None,
     max_rotation: float | None = None,
     max_scale: float | None = None,
-    allow_mirror: bool = False,
-    precision: float = 0.01,
-    trust: float = 0.5,
-    device: str = "auto",
+    allow_mirror: bool = Wanted.allow_mirror,
+    precision: float = Wanted.precision,
+    trust: float = Wanted.trust,
+    device: str = AlignOptions.device,
     threads: int | None = None,
-    seed: int = 0,
+    seed: int = Wanted.seed,
 ) -> Alignment | tuple[Alignment, ...]:
     """Find the transform that lays `moving` over `fixed`.
 
@@ -90,7 +88,8 @@ def align(
         model, loss, optimizer, sampler, levels, iterations, lr, max_shift, max_rotation, max_scale, allow_mirror,
         precision, trust, seed,
     )  # fmt: skip
-    _check(wanted, init)
+    if isinstance(init, str) and init not in STARTS:
+        raise OptionError(f"unknown init {init!r}; choose {', '.join(STARTS)}, or give a 3 x 3 matrix")
     if threads is not None:
         if threads < 1:
             raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
@@ -153,29 +152,6 @@ def _keep_freed_memory() -> None:
     the running time here. It stops doing so up to the size of the largest block that it has seen freed (and 32 MiB).
     """
     torch.empty(33_000_000, dtype=torch.uint8)
-
-
-def _check(wanted: Wanted, init: Any) -> None:
-    get_model(wanted.model)
-    for name, value, known in (
-        ("loss", wanted.loss, ("auto", *LOSSES)),
-        ("optimizer", wanted.optimizer, ("lm", *OPTIMIZERS)),
-        ("sampler", wanted.sampler, KERNELS),
-    ):
-        if value not in known:
-            raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
-    for name in ("levels", "iterations", "lr", "max_shift", "precision"):
-        value = getattr(wanted, name)
-        if value is not None and not value > 0:
-            raise OptionError(f"{name} must be above 0, got {value}")
-    if wanted.max_rotation is not None and not wanted.max_rotation >= 0:
-        raise OptionError(f"max_rotation must be 0 or more, got {wanted.max_rotation}")
-    if wanted.max_scale is not None and not wanted.max_scale >= 1:
-        raise OptionError(f"max_scale is a factor of 1 or more, got {wanted.max_scale}")
-    if not 0 <= wanted.trust <= 1:
-        raise OptionError(f"trust is a probability between 0 and 1, got {wanted.trust}")
-    if isinstance(init, str) and init not in ("auto", "identity", "center", "phase"):
-        raise OptionError(f"unknown init {init!r}; choose auto, identity, center, phase, or give a 3 x 3 matrix")
 
 
 def _device(name: str) -> torch.device:

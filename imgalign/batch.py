@@ -21,8 +21,8 @@ from imgalign.laying import WriteOptions
 from imgalign.layout import Layout
 from imgalign.ledger import Known, Ledger, Verdict, names_digest, work_digest
 from imgalign.manifest import Entry
-from imgalign.pairs import STARTS, AlignOptions
 from imgalign.paths import shown
+from imgalign.wanted import STARTS, AlignOptions
 from imgalign.work import Result, Task, contents, failed
 
 Retry = Literal["untrusted", "failed", "none"]

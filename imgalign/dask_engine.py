@@ -17,7 +17,7 @@ from typing import Any
 from imgalign.errors import ImgalignError, OptionError
 from imgalign.ledger import digest
 from imgalign.outputs import Job
-from imgalign.pairs import STARTS
+from imgalign.wanted import STARTS
 from imgalign.work import Bench, Result, Task, failed
 
 MARKS = ".imgalign-attempts"

@@ -19,8 +19,8 @@ from typing import IO, Any, Literal
 from imgalign.errors import OptionError
 from imgalign.outputs import stem
 from imgalign.paths import shown
+from imgalign.wanted import MODELS
 
-MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 _SNIFF_BYTES = 1 << 16
 _WORD = re.compile(r"\{([^{}]*)\}")
 Kind = Literal["csv", "jsonl", "nul", "lines"]

@@ -21,33 +21,7 @@ from imgalign.alignment import Alignment, load
 from imgalign.images import Picture
 from imgalign.laying import Laid, WriteOptions, at_density, lay, left_in_place, naming, numbers_like, write
 from imgalign.outputs import Job, check_new
-
-STARTS = ("auto", "identity", "center", "phase")
-
-
-@dataclass(frozen=True)
-class AlignOptions:
-    """How transforms are found, as `imgalign.align` takes it; masks and `init` may be files."""
-
-    model: str = "affine"
-    loss: str = "auto"
-    optimizer: str = "lm"
-    sampler: str = "cubic"
-    levels: int | None = None
-    iterations: int | None = None
-    lr: float | None = None
-    init: str = "auto"
-    mask: Path | None = None
-    moving_mask: Path | None = None
-    max_shift: float | None = None
-    max_rotation: float | None = None
-    max_scale: float | None = None
-    allow_mirror: bool = False
-    precision: float = 0.01
-    trust: float = 0.5
-    device: str = "auto"
-    threads: int | None = None
-    seed: int = 0
+from imgalign.wanted import STARTS, AlignOptions
 
 
 @dataclass(frozen=True)

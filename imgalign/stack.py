@@ -21,9 +21,10 @@ from imgalign.averages import Sum, as_floats, median
 from imgalign.errors import ImgalignError, OptionError
 from imgalign.laying import WriteOptions, lay, naming
 from imgalign.outputs import Job
-from imgalign.pairs import AlignOptions, Outcome, Reader, align_pictures, write_result
+from imgalign.pairs import Outcome, Reader, align_pictures, write_result
 from imgalign.paths import replacing
 from imgalign.picture import Picture
+from imgalign.wanted import AlignOptions
 
 Reference: TypeAlias = Literal["first", "previous", "mean"] | int
 MEAN_PASSES = 2

@@ -22,8 +22,9 @@ from imgalign.alignment import Alignment, load
 from imgalign.errors import DeviceError, ImgalignError, OptionError
 from imgalign.laying import WriteOptions, naming
 from imgalign.outputs import Job
-from imgalign.pairs import STARTS, AlignOptions, Outcome, Reader, align_pictures, check_writable, weights, write_result
+from imgalign.pairs import Outcome, Reader, align_pictures, check_writable, weights, write_result
 from imgalign.picture import Picture
+from imgalign.wanted import STARTS, AlignOptions
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from imgalign.errors import OptionError, WriteError
 from imgalign.laying import WriteOptions
 from imgalign.layout import Layout
 from imgalign.manifest import Entry
-from imgalign.pairs import AlignOptions
+from imgalign.wanted import AlignOptions
 from imgalign.work import Bench
 
 

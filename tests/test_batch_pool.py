@@ -11,8 +11,8 @@ from PIL import Image
 
 from imgalign.laying import WriteOptions
 from imgalign.outputs import Job
-from imgalign.pairs import AlignOptions
 from imgalign.pool import LocalPool
+from imgalign.wanted import AlignOptions
 from imgalign.work import Task
 
 

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
-    ("coords", "decompose", "devices", "paths"),
+    ("coords", "decompose", "devices", "paths", "wanted"),
     ("transforms", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample", "appearance",
      "histograms", "spectral", "plane", "words", "png", "tiff", "netpbm", "picture", "canvas", "kernels", "source",
      "tiles"),
@@ -24,7 +24,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
     "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "netpbm", "picture", "canvas", "decoding",
     "encoding", "alignment", "images", "record", "laying", "pairs", "manifest", "ledger", "layout", "work", "pool",
-    "dask_engine", "batch", "stack", "averages", "cli",
+    "dask_engine", "batch", "stack", "averages", "wanted", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 

@@ -13,7 +13,8 @@ from imgalign.errors import DeviceError, ImageReadError, OptionError, ShapeError
 from imgalign.images import Picture
 from imgalign.laying import WriteOptions, at_density, lay, left_in_place, naming
 from imgalign.outputs import plan
-from imgalign.pairs import AlignOptions, Reader, comparable, options_of, to_read, weights
+from imgalign.pairs import Reader, comparable, options_of, to_read, weights
+from imgalign.wanted import AlignOptions
 
 
 def moved(x, y):

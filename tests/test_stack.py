@@ -90,8 +90,9 @@ def test_bad_frame_costs_itself_only(frames, invoke):
 def test_chain_is_refined_against_the_reference(frames, monkeypatch):
     """Steps that are each 0.2 px off would be 0.8 px off at the end; refinement puts them right."""
     from imgalign.alignment import Alignment
+    from imgalign.laying import WriteOptions
     from imgalign.outputs import plan
-    from imgalign.pairs import AlignOptions, WriteOptions
+    from imgalign.wanted import AlignOptions
 
     names, places = frames
     truth = dict(zip(names, places, strict=True))
@@ -115,8 +116,9 @@ def test_chain_is_refined_against_the_reference(frames, monkeypatch):
 
 def test_what_leaves_the_reference_keeps_the_composition(frames, monkeypatch):
     from imgalign.alignment import Alignment
+    from imgalign.laying import WriteOptions
     from imgalign.outputs import plan
-    from imgalign.pairs import AlignOptions, WriteOptions
+    from imgalign.wanted import AlignOptions
 
     names, _ = frames
 

@@ -13,6 +13,7 @@ import click
 from imgalign.cli import ERROR, INTERRUPTED, OK, UNTRUSTED, options
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
+from imgalign.wanted import AlignOptions
 
 if TYPE_CHECKING:
     from imgalign.batch import Engine, Settings, Tally
@@ -89,7 +90,7 @@ def _settings(given: dict[str, Any]) -> "Settings":
             gradmap=given["gradmap"],
             allow_outside=given["allow_outside"],
         ),
-        finding=pairs.options_of(pairs.AlignOptions, given),
+        finding=pairs.options_of(AlignOptions, given),
         writing=pairs.options_of(WriteOptions, given),
         max_pixels=given["max_pixels"],
         retry=given["retry"],

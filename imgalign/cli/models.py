@@ -12,6 +12,7 @@ from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.wanted import STARTS, AlignOptions
 
 _ABOUT = {
     "translate": "shifted",
@@ -68,7 +69,7 @@ def plan_jobs(fixed: str | None, moving: Sequence[str], given: dict[str, Any]) -
         gradmap=given.get("gradmap", False),
     )
     start = given.get("init", "auto")
-    others = (fixed, given["mask"], given.get("moving_mask"), None if start in options.STARTS else start)
+    others = (fixed, given["mask"], given.get("moving_mask"), None if start in STARTS else start)
     check(job_outputs(jobs), [*moving, *(str(name) for name in others if name is not None)])
     check_folders(path for job in jobs for path in job.outputs)
     return jobs
@@ -81,7 +82,7 @@ def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
 
     talk = Talk.of(given)
     answers = given["as_json"] or given["params"] == Path("-")
-    finding = pairs.options_of(pairs.AlignOptions, given, model=model)
+    finding = pairs.options_of(AlignOptions, given, model=model)
     writing = pairs.options_of(WriteOptions, given)
     with loading():
         aligner = pairs.Aligner(jobs, finding, writing, max_pixels=given["max_pixels"])
