@@ -2,10 +2,11 @@
 
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imgalign import verdict
@@ -20,10 +21,31 @@ from imgalign.plane import Plane, plane
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.wanted import STARTS, AlignOptions, Wanted
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_One: TypeAlias = Union[NDArray[Any], "Image", Plane]
 _FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
 
+# A batch is a tensor, and only its number of axes tells: what is no tensor has one result.
+@overload
+def align(
+    fixed: _One, moving: _One, *, model: str = ..., loss: str = ..., optimizer: str = ..., sampler: str = ...,
+    levels: int | None = ..., iterations: int | None = ..., lr: float | None = ..., init: Any = ..., mask: Any = ...,
+    moving_mask: Any = ..., max_shift: float | None = ..., max_rotation: float | None = ...,
+    max_scale: float | None = ..., allow_mirror: bool = ..., precision: float = ..., trust: float = ...,
+    device: str = ..., threads: int | None = ..., seed: int = ...,
+) -> Alignment: ...  # fmt: skip
+@overload
+def align(
+    fixed: Any, moving: Any, *, model: str = ..., loss: str = ..., optimizer: str = ..., sampler: str = ...,
+    levels: int | None = ..., iterations: int | None = ..., lr: float | None = ..., init: Any = ..., mask: Any = ...,
+    moving_mask: Any = ..., max_shift: float | None = ..., max_rotation: float | None = ...,
+    max_scale: float | None = ..., allow_mirror: bool = ..., precision: float = ..., trust: float = ...,
+    device: str = ..., threads: int | None = ..., seed: int = ...,
+) -> Alignment | tuple[Alignment, ...]: ...  # fmt: skip
 def align(
     fixed: Any,
     moving: Any,

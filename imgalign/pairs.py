@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,6 +22,9 @@ from imgalign.images import Picture
 from imgalign.laying import Laid, WriteOptions, at_density, lay, left_in_place, naming, numbers_like, write
 from imgalign.outputs import Job, check_new
 from imgalign.wanted import STARTS, AlignOptions
+
+if TYPE_CHECKING:
+    from imgalign.plane import Plane
 
 
 @dataclass(frozen=True)
@@ -241,14 +244,13 @@ def align_pictures(
     result = align(_prepared(fixed, mask, finding.device), comparable(moving), **{**vars(finding), **read})
     named = {"init": finding.init, "mask": _name(finding.mask), "moving_mask": _name(finding.moving_mask)}
     files = {"fixed": _known(fixed), "moving": _known(moving)}
-    assert isinstance(result, Alignment)  # a tuple comes of batches only
     return replace(result, files=files, options={**result.options, **named})
 
 
-_PREPARED: WeakKeyDictionary[Picture, tuple[NDArray[np.float32] | None, str, Any]] = WeakKeyDictionary()
+_PREPARED: WeakKeyDictionary[Picture, tuple[NDArray[np.float32] | None, str, "Plane"]] = WeakKeyDictionary()
 
 
-def _prepared(fixed: Picture, mask: NDArray[np.float32] | None, device: str) -> Any:
+def _prepared(fixed: Picture, mask: NDArray[np.float32] | None, device: str) -> "Plane":
     """A picture ready to be aligned to; it is kept as long as the picture, for the next one of the same FIXED."""
     from imgalign.align import prepare
 
