@@ -15,15 +15,17 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imgalign import images, pairs
+from imgalign import images
 from imgalign.alignment import Alignment
 from imgalign.averages import Sum, as_floats, median
 from imgalign.errors import ImgalignError, OptionError
 from imgalign.laying import WriteOptions, lay, naming
+from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
-from imgalign.pairs import Outcome, Reader, align_pictures, write_result
+from imgalign.pairs import align_pictures
 from imgalign.paths import replacing
 from imgalign.picture import Picture
+from imgalign.reading import Reader, read_weights
 from imgalign.wanted import AlignOptions
 
 Reference: TypeAlias = Literal["first", "previous", "mean"] | int
@@ -138,7 +140,7 @@ class Stacker:
         Raises:
             ImgalignError: What went wrong, in one line that names the file. The others can still be done.
         """
-        pairs.check_writable(job, overwrite=self._writing.overwrite)
+        check_writable(job, overwrite=self._writing.overwrite)
         frame, seconds = self._reading.take(job.moving)
         with naming(frame):
             alignment = self._aligned(job.moving, frame)
@@ -224,7 +226,7 @@ class Stacker:
         return Reader(self._frames, max_pixels=self._max_pixels)
 
     def _read_mask(self, path: Path | None) -> NDArray[np.float32] | None:
-        return pairs.read_weights(Reader(max_pixels=self._max_pixels), path)
+        return read_weights(Reader(max_pixels=self._max_pixels), path)
 
 
 def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:

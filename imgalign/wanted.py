@@ -3,10 +3,17 @@
 `align`, the files' `AlignOptions` and the command line all take them from here; nothing heavy is loaded for it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgalign.errors import OptionError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Options = TypeVar("_Options", bound="DataclassInstance")
 
 MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 LOSSES = ("auto", "ssd", "robust", "ncc", "lncc", "gradient", "mi")
@@ -68,3 +75,9 @@ class AlignOptions(Wanted):
     moving_mask: Path | None = None
     device: str = "auto"
     threads: int | None = None
+
+
+def options_of(kind: type[_Options], given: Mapping[str, Any], **more: Any) -> _Options:
+    """The options of a kind out of a larger mapping, such as all that a command was given."""
+    known = {entry.name for entry in fields(kind)}
+    return kind(**{name: value for name, value in given.items() if name in known}, **more)

@@ -21,9 +21,11 @@ from imgalign import images
 from imgalign.alignment import Alignment, load
 from imgalign.errors import DeviceError, ImgalignError, OptionError
 from imgalign.laying import WriteOptions, naming
+from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
-from imgalign.pairs import Outcome, Reader, align_pictures, check_writable, weights, write_result
+from imgalign.pairs import align_pictures
 from imgalign.picture import Picture
+from imgalign.reading import Reader, weights
 from imgalign.wanted import STARTS, AlignOptions
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -13,7 +13,7 @@ import click
 from imgalign.cli import ERROR, INTERRUPTED, OK, UNTRUSTED, options
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
-from imgalign.wanted import AlignOptions
+from imgalign.wanted import AlignOptions, options_of
 
 if TYPE_CHECKING:
     from imgalign.batch import Engine, Settings, Tally
@@ -74,7 +74,6 @@ def _entries(pairs: str | None, given: dict[str, Any]) -> "Manifest | FolderPair
 
 
 def _settings(given: dict[str, Any]) -> "Settings":
-    from imgalign import pairs
     from imgalign.batch import Settings
     from imgalign.laying import WriteOptions
     from imgalign.layout import Layout
@@ -90,8 +89,8 @@ def _settings(given: dict[str, Any]) -> "Settings":
             gradmap=given["gradmap"],
             allow_outside=given["allow_outside"],
         ),
-        finding=pairs.options_of(AlignOptions, given),
-        writing=pairs.options_of(WriteOptions, given),
+        finding=options_of(AlignOptions, given),
+        writing=options_of(WriteOptions, given),
         max_pixels=given["max_pixels"],
         retry=given["retry"],
     )

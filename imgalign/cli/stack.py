@@ -11,7 +11,7 @@ from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
-from imgalign.wanted import STARTS, AlignOptions
+from imgalign.wanted import STARTS, AlignOptions, options_of
 
 _HELP = """Align a sequence of frames.
 
@@ -37,7 +37,6 @@ Examples:
 @click.pass_context
 def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
     """See `_HELP`."""
-    from imgalign import pairs
     from imgalign.laying import WriteOptions
     from imgalign.stack import Stacker, StackFiles, frames_of, reference_of
 
@@ -48,8 +47,8 @@ def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
     talk = Talk.of(given)
     stacker = Stacker(
         jobs,
-        pairs.options_of(AlignOptions, given),
-        pairs.options_of(WriteOptions, given),
+        options_of(AlignOptions, given),
+        options_of(WriteOptions, given),
         reference=reference,
         files=files,
         max_pixels=given["max_pixels"],
