@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from imgalign.errors import WriteError
-from imgalign.paths import advice, replacing, shown
+from imgalign.paths import advice, replacing, settle, shown
 
 RESULTS, SUMMARY, LOCK = "results.jsonl", "summary.csv", ".imgalign-batch"
 Verdict = Literal["trusted", "untrusted", "failed"]
@@ -81,7 +81,7 @@ class Ledger:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             _repair(self._file)
-            _sync_folder(folder)
+            settle([folder])
         except OSError as error:
             self._lock.close()
             raise _explained(self.path, error) from error
@@ -190,7 +190,7 @@ class Ledger:
         with replacing(self.path, overwrite=True, sync=True) as file:
             for line in self.lines():
                 file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        _sync_folder(self._folder)
+        settle([self._folder])
         self._superseded = 0
 
 
@@ -301,17 +301,6 @@ def _row(line: Mapping[str, Any]) -> list[Any]:
 def _cell(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula is shown as text."""
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a power cut, where folders can be synced."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained(path: Path, error: OSError) -> WriteError:

@@ -24,6 +24,7 @@ from imgalign.laying import WriteOptions, naming
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
 from imgalign.pairs import align_pictures
+from imgalign.paths import settle
 from imgalign.picture import Picture
 from imgalign.reading import Reader, weights
 from imgalign.wanted import STARTS, AlignOptions
@@ -127,7 +128,8 @@ class Bench:
             outcome = write_result(
                 task.job, found.alignment, found.fixed, found.moving, task.writing, seconds=found.seconds
             )
-            settle(outcome.written)
+            # The line that speaks of files must not be on the disk before them and their names.
+            settle([*outcome.written, *sorted({path.parent for path in outcome.written})])
             inputs = {"fixed": _known(found.fixed), "moving": _known(found.moving), **self._other_contents(task)}
             return Result(_line(task, outcome, inputs))
         except Exception as error:  # noqa: BLE001  (as above)
@@ -219,16 +221,6 @@ def content_of(name: str) -> str | None:
     except OSError:
         return None
     return digest.hexdigest() if page is None else f"{digest.hexdigest()}[{page}]"
-
-
-def settle(paths: tuple[Path, ...]) -> None:
-    """Wait until files and their names are on the disk: the line that speaks of them must not be there before them."""
-    for path in (*paths, *(sorted({path.parent for path in paths}) if os.name == "posix" else ())):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _within(path: Path, folder: Path) -> str:
