@@ -47,6 +47,10 @@ class Engine(Protocol):
         """Tasks that were taken and have not ended."""
 
     @property
+    def stalled(self) -> str:
+        """Why nobody works on them, which may yet change; empty where somebody does."""
+
+    @property
     def lost_workers(self) -> bool:
         """True where a worker may have died, and left an unfinished file."""
 
@@ -74,6 +78,9 @@ class Observer(Protocol):
 
     def skipped(self, verdict: Verdict) -> None:
         """A pair was done before."""
+
+    def waiting(self, why: str) -> None:
+        """Nobody works; told again and again while it is so."""
 
     def stopping(self) -> bool:
         """True where no further pair shall be begun."""
@@ -167,9 +174,10 @@ def run(entries: Pairs, settings: Settings, make_engine: Callable[[], Engine], o
         observer.planned(tally.total, _notes(entries, ledger))
         with closing(make_engine()) as engine:
             _work(_to_do(entries, settings, ledger, tally, observer), engine, ledger, tally, observer)
+            unfinished = engine.working > 0
             litter = ledger.interrupted or engine.lost_workers
-        ledger.close()
-        if litter:
+        ledger.close(unfinished=unfinished)
+        if litter and not unfinished:
             _sweep(folder)
     finally:
         ledger.release()
@@ -210,6 +218,10 @@ def _work(tasks: Iterator[Task], engine: Engine, ledger: Ledger, tally: Tally, o
             return
         for _, result in engine.wait(0.5):
             _keep(result, ledger, tally, observer)
+        if why := engine.stalled:
+            if tally.stopped or observer.stopping():
+                return  # nothing is in work that could be finished
+            observer.waiting(why)
 
 
 def _keep(result: Result, ledger: Ledger, tally: Tally, observer: Observer) -> None:

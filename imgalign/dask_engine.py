@@ -53,6 +53,7 @@ class DaskEngine:
             raise ImgalignError(
                 f"no Dask scheduler answers at {address} ({error}); start one with: dask scheduler"
             ) from None
+        self._address = address
         self._threads = threads or 1
         self._tasks: dict[int, tuple[Task, Any]] = {}
         self._ended: SimpleQueue[tuple[int, Any]] = SimpleQueue()
@@ -67,11 +68,14 @@ class DaskEngine:
         """Tasks that were taken and have not ended."""
         return len(self._tasks)
 
+    @property
+    def stalled(self) -> str:
+        """That there are no workers, where there are none."""
+        return "" if self._count() else f"no workers at {self._address}"
+
     def has_room(self) -> bool:
-        """True where a thread of the cluster would soon be free."""
-        if time.monotonic() - self._counted > _COUNT_AGAIN_S:
-            self._slots, self._counted = sum(self._client.nthreads().values()), time.monotonic()
-        return len(self._tasks) < _QUEUE * max(self._slots, 1)
+        """True where a thread of the cluster would soon be free; some tasks for a cluster that grows by them."""
+        return len(self._tasks) < _QUEUE * max(self._count(), 1)
 
     def submit(self, task: Task) -> None:
         """Send a task; names become absolute, for workers have another working folder."""
@@ -109,6 +113,12 @@ class DaskEngine:
         self._client.close(timeout=5)
         for marks in self._marks:
             shutil.rmtree(marks, ignore_errors=True)
+
+    def _count(self) -> int:
+        """Threads of the cluster, which come and go."""
+        if not self._slots or time.monotonic() - self._counted > _COUNT_AGAIN_S:
+            self._slots, self._counted = sum(self._client.nthreads().values()), time.monotonic()
+        return self._slots
 
     def _taken(self, number: int, future: Any) -> tuple[Task, Result]:
         task, _ = self._tasks.pop(number)

@@ -136,8 +136,11 @@ class Ledger:
             if last is None or last[digest(str(line["id"]))] == number:
                 yield line
 
-    def close(self) -> None:
-        """Leave one line a pair, write the summary, and let the next batch in: every pair begun has its line.
+    def close(self, *, unfinished: bool = False) -> None:
+        """Leave one line a pair, write the summary, and let the next batch in.
+
+        Args:
+            unfinished: Pairs were begun that have no line: their names stay remembered.
 
         Raises:
             WriteError: If the disk does not take it; the results stay as they are.
@@ -146,7 +149,8 @@ class Ledger:
             if self._superseded:
                 self._compact()
             self.write_summary()
-            os.ftruncate(self._lock.fileno(), 0)
+            if not unfinished:
+                os.ftruncate(self._lock.fileno(), 0)
         finally:
             self.release()
 

@@ -68,6 +68,8 @@ class LocalPool:
         self._next = 0
         self.lost_workers = False
         """A process has died."""
+        self.stalled = ""
+        """Processes are always there."""
 
     @property
     def working(self) -> int:

@@ -26,7 +26,7 @@ class Pairs(list):
 class HereAndNow:
     """An engine that does one task at a time, in this process."""
 
-    lost_workers = False
+    lost_workers, stalled = False, ""
 
     def __init__(self):
         self._tasks, self._bench = deque(), Bench()
@@ -64,6 +64,9 @@ class Watch:
 
     def skipped(self, verdict):
         self.before += 1
+
+    def waiting(self, why):
+        self.waited_for, self._stop_after = why, 0
 
     def stopping(self):
         return self._stop_after is not None and len(self.ids) >= self._stop_after
@@ -125,6 +128,18 @@ def test_stopped_run_goes_on(pairs):
     assert tally.left == 4 - len(first.ids) > 0
     second, _ = go(pairs)
     assert first.ids + second.ids == ["a", "b", "c", "d"]
+
+
+def test_stopped_while_nobody_works_remembers_what_was_begun(pairs, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(HereAndNow, "stalled", "no workers")
+        patched.setattr(HereAndNow, "wait", lambda self, seconds: [])
+        watch, tally = go(pairs)
+    assert (watch.waited_for, watch.ids, tally.left) == ("no workers", [], 4)
+    Path("out/a.aligned.png").touch()  # by a worker that came too late
+    watch, tally = go(pairs)
+    assert "cut off" in watch.notes[0]
+    assert tally.verdicts == {"trusted": 4}
 
 
 def test_changed_content_is_done_again_and_a_new_date_is_not(pairs):
