@@ -45,7 +45,8 @@ class DaskEngine:
             from distributed import Client
         except ImportError:
             raise OptionError("--engine dask needs Dask; pip install 'imgalign[dask]'") from None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes as results
+        for name in ("distributed", "distributed.client"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters comes as results
         try:
             connect: Any = Client  # it has no annotations
             self._client: Any = connect(address, timeout=_CONNECT_S, set_as_default=False)
@@ -104,7 +105,7 @@ class DaskEngine:
         except Empty:
             pass
         if self._client.status not in {"running", "connecting"}:
-            raise ImgalignError("the Dask scheduler is gone; the same command goes on from here")
+            raise self._gone()
         return [self._taken(number, future) for number, future in ended]
 
     def close(self) -> None:
@@ -117,10 +118,19 @@ class DaskEngine:
     def _count(self) -> int:
         """Threads of the cluster, which come and go."""
         if not self._slots or time.monotonic() - self._counted > _COUNT_AGAIN_S:
-            self._slots, self._counted = sum(self._client.nthreads().values()), time.monotonic()
+            try:
+                threads = self._client.nthreads()
+            except OSError:
+                raise self._gone() from None
+            self._slots, self._counted = sum(threads.values()), time.monotonic()
         return self._slots
 
+    def _gone(self) -> ImgalignError:
+        return ImgalignError(f"the Dask scheduler at {self._address} is gone; the same command goes on from here")
+
     def _taken(self, number: int, future: Any) -> tuple[Task, Result]:
+        if future.status == "cancelled" and self._client.status != "running":
+            raise self._gone()  # which is no failure of the pair
         task, _ = self._tasks.pop(number)
         if future.status == "finished":
             result: Result = future.result()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -29,7 +30,7 @@ images.read = deadly
 
 @pytest.fixture
 def scheduler(workdir):
-    """A scheduler without workers; gives its address, and what starts a worker."""
+    """A scheduler without workers; gives its `address` and `process`, and what starts a `worker`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
     Path("deadly.py").write_text(PRELOAD, "utf-8")
     Path("elsewhere").mkdir()
@@ -48,7 +49,9 @@ def scheduler(workdir):
     settings = ("--nthreads", "1", "--scheduler-file", "scheduler.json", "--preload", str(Path("deadly.py").absolute()))
     wait_until(Path("elsewhere/scheduler.json").exists)
     address = json.loads(Path("elsewhere/scheduler.json").read_text("utf-8"))["address"]
-    yield address, lambda *arguments: start("dask_worker", *arguments, *settings)
+    yield SimpleNamespace(
+        address=address, process=running[0], worker=lambda *arguments: start("dask_worker", *arguments, *settings)
+    )
     for process in reversed(running):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -57,9 +60,8 @@ def scheduler(workdir):
 @pytest.fixture
 def cluster(scheduler):
     """A worker that is not replaced when it dies, and one that is; gives the first."""
-    _, worker = scheduler
-    mortal = worker("--no-nanny")
-    worker("--nanny")
+    mortal = scheduler.worker("--no-nanny")
+    scheduler.worker("--nanny")
     return mortal
 
 
@@ -72,7 +74,7 @@ def batch(scheduler):
     def start():
         running.append(
             subprocess.Popen(
-                [*command, "--engine", "dask", "--scheduler", scheduler[0]],
+                [*command, "--engine", "dask", "--scheduler", scheduler.address],
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -110,9 +112,8 @@ def test_workers_that_die_cost_at_most_the_pair_that_kills_them(pairs, cluster, 
 
 
 def test_no_workers_is_said_and_waited_for(pairs, scheduler, batch):  # noqa: F811
-    address, worker = scheduler
     pairs(3)
-    waiting = f"no workers at {address}; waiting, Ctrl-C stops\n"
+    waiting = f"no workers at {scheduler.address}; waiting, Ctrl-C stops\n"
     process = batch()
     assert process.stderr.readline() == waiting
     process.send_signal(signal.SIGINT)
@@ -122,9 +123,19 @@ def test_no_workers_is_said_and_waited_for(pairs, scheduler, batch):  # noqa: F8
     process = batch()
     assert "going on where it was" in process.stderr.readline()
     assert process.stderr.readline() == waiting
-    worker("--no-nanny")
+    scheduler.worker("--no-nanny")
     status, stderr = finished(process)
     assert (status, len(lines())) == (0, 3), stderr
+
+
+def test_scheduler_that_dies_fails_no_pair(pairs, scheduler, batch):  # noqa: F811
+    pairs(3)
+    process = batch()
+    process.stderr.readline()
+    scheduler.process.kill()
+    status, stderr = finished(process)
+    gone = f"Error: the Dask scheduler at {scheduler.address} is gone; the same command goes on from here\n"
+    assert (status, stderr, lines()) == (1, gone, [])
 
 
 def test_no_scheduler_is_one_clear_line(pairs, workdir, process):  # noqa: F811
