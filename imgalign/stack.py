@@ -168,8 +168,8 @@ class Stacker:
 
     def _chained(self, frame: Picture) -> Alignment:
         """The step from the frame before, composed with where that lies, then refined against the reference."""
-        assert self._last is not None
-        before, lies = self._last
+        # The reference's own turn may have failed, by a file that was in the way.
+        before, lies = self._last or (self._fixed, _at_rest(self._fixed, self._finding))
         step = align_pictures(before, frame, self._finding, start=self._finding.init)
         composed = replace(lies.compose(step), options={**step.options, "reference": "previous"}, history=step.history)
         refined = self._against_reference(frame, composed)

@@ -87,6 +87,15 @@ def test_bad_frame_costs_itself_only(frames, invoke):
     assert Path("mean.tif").is_file()
 
 
+def test_chain_begins_at_the_reference_though_its_own_outputs_are_in_the_way(frames, invoke):
+    names, places = frames
+    Path("f0.params.json").write_text("mine", "utf-8")
+    result = invoke("stack", *names, *QUICK, "--reference", "previous")
+    assert result.exit_code == 1
+    assert "5 pictures: 4 done, 1 failed" in result.stderr
+    assert np.abs(found_shifts(names[1:]) - places[1:]).max() < TOLERANCE_PX
+
+
 def test_chain_is_refined_against_the_reference(frames, monkeypatch):
     """Steps that are each 0.2 px off would be 0.8 px off at the end; refinement puts them right."""
     from imgalign.alignment import Alignment
