@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgalign import images
-from imgalign.alignment import Alignment
+from imgalign.alignment import Alignment, load
 from imgalign.averages import Sum, as_floats, median
 from imgalign.errors import ImgalignError, OptionError
 from imgalign.laying import WriteOptions, lay, naming
@@ -26,7 +26,7 @@ from imgalign.pairs import align_pictures
 from imgalign.paths import replacing
 from imgalign.picture import Picture
 from imgalign.reading import Reader, read_weights
-from imgalign.wanted import AlignOptions
+from imgalign.wanted import STARTS, AlignOptions
 
 Reference: TypeAlias = Literal["first", "previous", "mean"] | int
 MEAN_PASSES = 2
@@ -83,7 +83,8 @@ class Stacker:
         max_pixels: Refuse pictures with more.
 
     Raises:
-        ImgalignError: If the reference cannot be read, or, for the mean, not a single frame.
+        ImgalignError: If the reference, a mask or the parameter file to start from cannot be read, or, for the mean,
+            not a single frame.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Stacker:
         self._frames = [job.moving for job in jobs]
         self._finding, self._writing, self._max_pixels = finding, writing, max_pixels
         self._mode = reference
+        self._start = finding.init if finding.init in STARTS else load(finding.init)
         self._mask = self._read_mask(finding.mask)
         self._moving_mask = self._read_mask(finding.moving_mask)
         number = reference if isinstance(reference, int) else 0
@@ -151,13 +153,13 @@ class Stacker:
 
     def _aligned(self, name: str, frame: Picture) -> Alignment:
         if self._mode == "mean":
-            return self._against_reference(frame, self._starts.get(name, self._finding.init))
+            return self._against_reference(frame, self._starts.get(name, self._start))
         if name == self._at:
             found = _at_rest(frame, self._finding)
         elif self._mode == "previous":
             found = self._chained(frame)
         else:
-            found = self._against_reference(frame, self._finding.init)
+            found = self._against_reference(frame, self._start)
         self._last = (frame, found)
         return found
 
@@ -170,7 +172,7 @@ class Stacker:
         """The step from the frame before, composed with where that lies, then refined against the reference."""
         # The reference's own turn may have failed, by a file that was in the way.
         before, lies = self._last or (self._fixed, _at_rest(self._fixed, self._finding))
-        step = align_pictures(before, frame, self._finding, start=self._finding.init)
+        step = align_pictures(before, frame, self._finding, start=self._start)
         composed = replace(lies.compose(step), options={**step.options, "reference": "previous"}, history=step.history)
         refined = self._against_reference(frame, composed)
         if refined.trusted or not composed.trusted:
@@ -188,7 +190,7 @@ class Stacker:
             for name in self._frames:
                 try:
                     frame, _ = reader.take(name)
-                    start = self._starts.get(name, self._finding.init)
+                    start = self._starts.get(name, self._start)
                     found = self._against_reference(frame, start)
                     laid = lay(frame, found, WriteOptions(), alpha=False)
                 except ImgalignError:  # said when its own turn comes

@@ -76,6 +76,18 @@ def test_pages_in_and_out_with_mean_and_median(workdir, invoke):
     assert not list(Path().glob("*.png.*")) + list(Path().glob(".imgalign*"))
 
 
+def test_init_takes_a_parameter_file(frames, invoke):
+    names, places = frames
+    assert invoke("stack", *names[:2], *QUICK).exit_code == 0
+    Path("again").mkdir()
+    result = invoke("stack", *names, *QUICK, "--init", "f1.params.json", "--output-dir", "again")
+    assert result.exit_code == 0, result.stderr
+    assert np.abs(found_shifts(names, "again") - places).max() < TOLERANCE_PX
+    missing = invoke("stack", *names, *QUICK, "--init", "nowhere", "--output-dir", "again", "--overwrite")
+    assert (missing.exit_code, missing.stderr.count("\n")) == (1, 1)
+    assert "nowhere: no such file" in missing.stderr
+
+
 def test_bad_frame_costs_itself_only(frames, invoke):
     names, places = frames
     Path("f2.png").write_bytes(b"no picture")
