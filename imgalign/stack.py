@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from imgalign import images
 from imgalign.alignment import Alignment, load
 from imgalign.averages import Sum, as_floats, median
-from imgalign.errors import ImgalignError, OptionError
+from imgalign.errors import ImgalignError, OptionError, ShapeError, WriteError
 from imgalign.laying import WriteOptions, lay, naming
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
 from imgalign.pairs import align_pictures
-from imgalign.paths import replacing
+from imgalign.paths import advice, replacing, shown
 from imgalign.picture import Picture
 from imgalign.reading import Reader, read_weights
 from imgalign.wanted import STARTS, AlignOptions
@@ -112,6 +112,9 @@ class Stacker:
         self._sum = Sum()
         self._scratch: IO[bytes] | None = None
         self._tif: Any = None
+        self._lost: WriteError | None = None
+        self.pages = 0
+        """Frames in the TIFF so far."""
         if reference == "mean":
             self._fixed = self._mean_of_all()
         self._reading = self._reader()
@@ -131,6 +134,10 @@ class Stacker:
             if files.median is not None:
                 self._scratch = opened.enter_context(_scratch(files.median))
             yield
+            if self._lost is not None:
+                raise self._lost
+            if files.pages is not None and not self.pages:
+                raise ShapeError(f"{shown(files.pages)}: not a single frame could be aligned, so there are no pages")
             if files.mean is not None:
                 self._write_one(files.mean, self._sum.mean())
             if self._scratch is not None and files.median is not None:
@@ -142,6 +149,8 @@ class Stacker:
         Raises:
             ImgalignError: What went wrong, in one line that names the file. The others can still be done.
         """
+        if self._lost is not None:
+            raise self._lost
         check_writable(job, overwrite=self._writing.overwrite)
         frame, seconds = self._reading.take(job.moving)
         with naming(frame):
@@ -206,14 +215,27 @@ class Stacker:
             return
         with naming(frame):
             laid = lay(frame, alignment, replace(self._writing, canvas="fixed"), alpha=False)
+            if self._files.mean is not None:
+                self._sum.add(laid.pixels, laid.covered)
+            if self._scratch is not None:
+                known = as_floats(laid.pixels, laid.covered)
+                self._sum.check(known.shape)
+                with self._keeping(self._files.median):
+                    self._scratch.write(known.tobytes())
+                    self._scratch.flush()
         if self._tif is not None:
-            _add_page(self._tif, laid.pixels, frame, laid.has_alpha, self._writing.compression)
-        if self._files.mean is not None:
-            self._sum.add(laid.pixels, laid.covered)
-        if self._scratch is not None:
-            known = as_floats(laid.pixels, laid.covered)
-            self._sum.check(known.shape)
-            self._scratch.write(known.tobytes())
+            with self._keeping(self._files.pages):
+                _add_page(self._tif, laid.pixels, frame, laid.has_alpha, self._writing.compression)
+            self.pages += 1
+
+    @contextmanager
+    def _keeping(self, path: Path | None) -> Iterator[None]:
+        """What the disk did not take whole cannot be gone on with: the frames that follow need not be aligned."""
+        try:
+            yield
+        except OSError as error:
+            self._lost = WriteError(f"{shown(path or '')}: {advice(error)}")
+            raise self._lost from error
 
     def _write_one(self, path: Path, values: NDArray[np.float32]) -> None:
         """As floats into a TIFF, which holds what averaging gains; else in the frames' own dtype."""

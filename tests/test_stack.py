@@ -1,5 +1,6 @@
 """Stacks: what frames are laid over, and what is made of all of them. Truth comes from a formula, never from a warp."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -97,6 +98,44 @@ def test_bad_frame_costs_itself_only(frames, invoke):
     good = [0, 1, 3, 4]
     assert np.abs(found_shifts([names[k] for k in good]) - places[good]).max() < TOLERANCE_PX
     assert Path("mean.tif").is_file()
+
+
+def test_missing_pages_are_said_and_no_page_is_no_file(frames, invoke):
+    names, _ = frames
+    Path("f2.png").write_bytes(b"no picture")
+    result = invoke("stack", *names, *QUICK, "--output", "part.tif")
+    assert (result.exit_code, len(tifffile.imread("part.tif"))) == (1, 4)
+    assert "part.tif holds 4 of 5 frames" in result.stderr
+    result = invoke("stack", *names, *QUICK, "--output", "none.tif")  # the parameter files are in the way
+    assert (result.exit_code, Path("none.tif").exists()) == (1, False)
+    assert "none.tif: not a single frame could be aligned" in result.stderr
+
+
+def test_full_disk_ends_the_stack_in_clear_words(frames, invoke, monkeypatch):
+    names, _ = frames
+    add_page, taken = stack._add_page, []
+
+    def full(*page):
+        taken.append(page)
+        if len(taken) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add_page(*page)
+
+    monkeypatch.setattr(stack, "_add_page", full)
+    result = invoke("stack", *names, *QUICK, "--output", "full.tif", "--mean", "mean.tif")
+    assert (result.exit_code, len(taken)) == (1, 2)
+    assert result.stderr.count("full.tif: the disk is full") == 5  # four frames and the stack
+    assert not Path("full.tif").exists()
+    assert not Path("mean.tif").exists()
+    assert not list(Path().glob(".imgalign*"))
+
+
+def test_frame_of_other_channels_is_named_and_leaves_no_page(frames, invoke):
+    names, _ = frames
+    Image.fromarray(np.stack([moved(0.75, -0.5)] * 3, -1)).save("f1.png")
+    result = invoke("stack", *names[:3], *QUICK, "--output", "a.tif", "--mean", "m.tif")
+    assert "f1.png: has the shape (72, 96, 3), the frames before it (72, 96)" in result.stderr
+    assert tifffile.imread("a.tif").shape == (2, 72, 96)
 
 
 def test_chain_begins_at_the_reference_though_its_own_outputs_are_in_the_way(frames, invoke):

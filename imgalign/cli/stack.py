@@ -55,6 +55,8 @@ def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
     )
     with stacker.collecting():
         status = run_reporting(jobs, stacker.run, talk, answers=given["as_json"])
+    if given["output"] is not None and stacker.pages < len(jobs):
+        talk.warn(f"{given['output']} holds {stacker.pages} of {len(jobs)} frames, in their order")
     ctx.exit(status)
 
 
