@@ -219,7 +219,7 @@ class Stacker:
                 self._sum.add(laid.pixels, laid.covered)
             if self._scratch is not None:
                 known = as_floats(laid.pixels, laid.covered)
-                self._sum.check(known.shape)
+                self._sum.check(known.shape, laid.pixels.dtype)
                 with self._keeping(self._files.median):
                     self._scratch.write(known.tobytes())
                     self._scratch.flush()

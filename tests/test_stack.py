@@ -77,6 +77,12 @@ def test_pages_in_and_out_with_mean_and_median(workdir, invoke):
     assert not list(Path().glob("*.png.*")) + list(Path().glob(".imgalign*"))
 
 
+def test_median_alone_has_the_type_of_the_frames(frames, invoke):
+    result = invoke("stack", *frames[0], *QUICK, "--no-image", "--median", "median.png")
+    assert result.exit_code == 0, result.stderr
+    assert pixels("median.png").dtype == np.uint8
+
+
 def test_init_takes_a_parameter_file(frames, invoke):
     names, places = frames
     assert invoke("stack", *names[:2], *QUICK).exit_code == 0
