@@ -61,8 +61,9 @@ class Engine(Protocol):
 class Pairs(Protocol):
     """Pairs that can be gone through again and again."""
 
-    note: str
-    """What people should know about them, if anything."""
+    @property
+    def note(self) -> str:
+        """What people should know about them once they were gone through, if anything."""
 
     def __iter__(self) -> Iterator[Entry]: ...
 
