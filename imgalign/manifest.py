@@ -24,6 +24,7 @@ from imgalign.wanted import MODELS
 _SNIFF_BYTES = 1 << 16
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how PowerShell's > and "Unicode text" of spreadsheets begin
 _TABLES = {".csv", ".tsv"}
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half a character: JSON can say it, a disk cannot take it
 _WORD = re.compile(r"\{([^{}]*)\}")
 Kind = Literal["csv", "jsonl", "nul", "lines"]
 
@@ -172,7 +173,7 @@ class Manifest:
                 continue
             if name == "id" and isinstance(value, int) and not isinstance(value, bool):
                 value = str(value)
-            if not isinstance(value, str) or "\0" in value:
+            if not isinstance(value, str) or "\0" in value or _HALF.search(value):
                 raise OptionError(f"{self._at(number)}: {name} must be text, got {value!r}")
             given[name] = value
         for name in ("fixed", "moving"):

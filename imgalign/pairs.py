@@ -18,6 +18,7 @@ from imgalign.images import Picture
 from imgalign.laying import WriteOptions, at_density, lay, naming, write
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
+from imgalign.paths import is_file
 from imgalign.reading import Reader, comparable, read_weights, to_read
 from imgalign.wanted import STARTS, AlignOptions
 
@@ -61,7 +62,7 @@ class Aligner:
         assert fixed is not None
         self._reader = Reader(to_read(jobs, overwrite=writing.overwrite), max_pixels=max_pixels)
         self._reader.begin(fixed)
-        if images.file_and_page(fixed)[0].is_file():  # else the error need not wait for torch
+        if is_file(images.file_and_page(fixed)[0]):  # else the error need not wait for torch
             import imgalign.align  # noqa: F401  (while the threads decode)
         self._fixed, self._read_seconds = self._reader.take(fixed)
         self._fixed_gradmap = jobs[0].fixed_gradmap

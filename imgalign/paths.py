@@ -22,6 +22,11 @@ def shown(path: str | os.PathLike[str]) -> str:
     return plain.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """True for an existing file; false, where pathlib raises, for a name that no disk takes."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
     """True where both names lead to one file, through links or other spellings too."""
     try:

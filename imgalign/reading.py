@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from imgalign import images
 from imgalign.images import Picture
 from imgalign.outputs import Job
+from imgalign.paths import is_file
 
 
 class Reader:
@@ -68,7 +69,7 @@ class Reader:
 
 def to_read(jobs: Sequence[Job], *, overwrite: bool) -> list[str]:
     """The moving pictures of the jobs that can run: the others end on an output that exists."""
-    return [job.moving for job in jobs if overwrite or not any(path.exists() for path in job.outputs)]
+    return [job.moving for job in jobs if overwrite or not any(map(is_file, job.outputs))]
 
 
 def comparable(picture: Picture) -> NDArray[Any]:

@@ -76,6 +76,7 @@ def test_names_longer_than_a_block(workdir):
         ('{"fixed": "a"\n', "line 1 is no JSON"),
         ('{"fixed": "a", "moving": ["b"]}\n', "moving must be text"),
         ('{"fixed": "a", "moving": "b\\u0000"}\n', "moving must be text"),
+        ('{"fixed": "a", "moving": "b\\ud800"}\n', "moving must be text"),
         ("fixed,moving,fixed\na,b,c\n", "line 1 names the column fixed twice"),
         ("a\nb\nc\n", "3 paths make no pairs"),
     ],
