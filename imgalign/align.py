@@ -1,6 +1,7 @@
 """`align`: two pictures in, one transform and a verdict out."""
 
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, overload
 
@@ -95,7 +96,7 @@ def align(
         precision: Standard deviation of the corners, px, that is enough: large pictures are not refined further.
         trust: Least probability of a trusted result.
         device: `auto` (the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
-        threads: Threads for PyTorch; all cores by default.
+        threads: Threads for PyTorch, no more than there are cores; all of these by default.
         seed: Kept in the record; nothing here is left to chance.
 
     Returns:
@@ -115,7 +116,8 @@ def align(
     if threads is not None:
         if threads < 1:
             raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
-        torch.set_num_threads(threads)
+        # More than there are cores wait for each other: 1,024 on one core did not end two seconds' work in minutes.
+        torch.set_num_threads(min(threads, os.cpu_count() or threads))
     where = _device(device)
     _keep_freed_memory()
     batched = [x.shape[0] for x in (fixed, moving) if isinstance(x, Tensor) and x.ndim == 4]

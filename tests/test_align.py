@@ -271,6 +271,15 @@ def test_bad_options_are_refused(options, message):
         align(*pictures(np.eye(3)), **options)
 
 
+def test_no_more_threads_than_cores(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for threads in (2, 100_000):
+        align(np.zeros((9, 9)), np.zeros((9, 9)), threads=threads)
+    assert asked == [2, 4]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="overloads are not kept")
 def test_overloads_take_what_align_takes():
     names = list(inspect.signature(align).parameters)
