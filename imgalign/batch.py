@@ -7,6 +7,7 @@ Nothing here prints; what happens is told to an `Observer`.
 
 import hashlib
 import json
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from imgalign.laying import WriteOptions
 from imgalign.layout import Layout
 from imgalign.ledger import Known, Ledger, Verdict, names_digest, work_digest
 from imgalign.manifest import Entry
-from imgalign.paths import shown
+from imgalign.paths import is_file, shown
 from imgalign.wanted import STARTS, AlignOptions
 from imgalign.work import Result, Task, contents, failed
 
@@ -238,12 +239,17 @@ def _may_begin(task: Task, ledger: Ledger) -> bool:
     """True unless files lie under the pair's names that did not come from it."""
     if task.writing.overwrite or ledger.owns(task.id, names_digest(*task.names)):
         return True
-    return not any(path.exists() for path in task.job.outputs)
+    return _in_the_way(task) is None
+
+
+def _in_the_way(task: Task) -> Path | None:
+    # `os.path` says no where a folder may not be entered, and the work itself says why; pathlib raises.
+    return next((path for path in task.job.outputs if os.path.exists(path)), None)  # noqa: PTH110
 
 
 def _refusal(task: Task) -> Result:
-    there = next(path for path in task.job.outputs if path.exists())
-    result = failed(task, WriteError(f"{shown(there)}: exists; use --overwrite to replace it, or another name"))
+    there = shown(_in_the_way(task) or "")
+    result = failed(task, WriteError(f"{there}: exists; use --overwrite to replace it, or another name"))
     return Result(result.line | {"refused": True})
 
 
@@ -286,7 +292,7 @@ def _is_current(task: Task, known: Known | None) -> bool:
         return True
     skipped = known.verdict == "untrusted" and task.writing.on_untrusted == "skip"
     wanted = (task.job.params,) if skipped else task.job.outputs
-    return all(path is None or path.is_file() for path in wanted)
+    return all(path is None or is_file(path) for path in wanted)
 
 
 def _sweep(folder: Path) -> None:

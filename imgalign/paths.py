@@ -23,7 +23,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """True for an existing file; false, where pathlib raises, for a name that no disk takes."""
+    """True for an existing file; false, where pathlib raises, for a name that no disk takes or in a shut folder."""
     return os.path.isfile(path)  # noqa: PTH113
 
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from imgalign import images
 from imgalign.alignment import Alignment, load
-from imgalign.errors import DeviceError, ImgalignError, OptionError
+from imgalign.errors import DeviceError, ImgalignError, OptionError, WriteError
 from imgalign.laying import WriteOptions, naming
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
 from imgalign.pairs import align_pictures
-from imgalign.paths import settle
+from imgalign.paths import advice, settle, shown
 from imgalign.picture import Picture
 from imgalign.reading import Reader, weights
 from imgalign.wanted import STARTS, AlignOptions
@@ -123,8 +123,7 @@ class Bench:
         if isinstance(found, Result):
             return found
         try:
-            for path in task.job.outputs:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folders(task.job)
             outcome = write_result(
                 task.job, found.alignment, found.fixed, found.moving, task.writing, seconds=found.seconds
             )
@@ -221,6 +220,14 @@ def content_of(name: str) -> str | None:
     except OSError:
         return None
     return digest.hexdigest() if page is None else f"{digest.hexdigest()}[{page}]"
+
+
+def _make_folders(job: Job) -> None:
+    for folder in sorted({path.parent for path in job.outputs}):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # noqa: PERF203  (one or two folders)
+            raise WriteError(f"{shown(folder)}: the folder cannot be made: {advice(error)}") from error
 
 
 def _within(path: Path, folder: Path) -> str:

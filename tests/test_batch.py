@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,15 @@ def test_shared_fixed_is_read_once(pairs, monkeypatch):
     go(pairs)
     assert names.count("in/f.png") == 1
     assert len(names) == 5
+
+
+def test_folder_that_cannot_be_made_is_one_failed_pair(pairs):
+    Path("out").mkdir()
+    Path("out/sub").write_text("a file", "utf-8")
+    _, tally = go(Pairs([replace(pairs[0], output="sub/a.png"), pairs[1]]))
+    assert tally.verdicts == {"failed": 1, "trusted": 1}
+    assert records()[0]["error"].startswith("out/sub: the folder cannot be made: ")
+    assert "trace" not in records()[0]
 
 
 def test_names_are_checked_before_anything_is_made(pairs):

@@ -208,6 +208,15 @@ def test_long_name_of_an_output_stops_only_its_own_picture(pair, invoke, fake_al
     assert Path("moving.aligned.png").is_file()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_picture_that_may_not_be_read_stops_only_itself(pair, invoke, fake_align):
+    Path("secret.png").write_bytes(pair.moving.read_bytes())
+    Path("secret.png").chmod(0)
+    result = invoke("affine", pair.fixed, "secret.png", pair.moving)
+    assert (result.exit_code, Path("moving.aligned.png").is_file()) == (1, True)
+    assert "secret.png: no permission to read it" in result.stderr
+
+
 def test_absent_device_is_one_line(pair, invoke):
     if torch.cuda.is_available():
         pytest.skip("there is one")

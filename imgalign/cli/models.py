@@ -36,7 +36,7 @@ Examples:
 
 def _command(model: str) -> click.Command:
     @click.command(model, cls=options.SectionedCommand, help=_HELP.format(model=model, about=_ABOUT[model]))
-    @click.argument("fixed", type=click.Path(), metavar="FIXED")
+    @click.argument("fixed", type=click.Path(readable=False), metavar="FIXED")
     @options.picture_arguments("moving")
     @options.output_options
     @options.gradmap_option

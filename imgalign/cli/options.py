@@ -103,8 +103,8 @@ def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _path(**attributes: Any) -> click.Path:
-    # Existence is not click's to check: a missing picture is an error of that pair (1), not wrong usage (2).
-    return click.Path(path_type=Path, **attributes)
+    # Nothing here is click's to check: a missing or unreadable picture is an error of that pair (1), not of usage (2).
+    return click.Path(path_type=Path, readable=False, **attributes)
 
 
 def search_options(function: F) -> F:
@@ -321,4 +321,5 @@ def talk_options(function: F) -> F:
 
 def picture_arguments(name: str, *, required: bool = True) -> Callable[[F], F]:
     """One or more pictures, as FILE or FILE[page]; kept as text, for a page is no part of a path."""
-    return click.argument(name, nargs=-1, required=required, type=click.Path(), metavar=f"{name.upper()}...")
+    kind = click.Path(readable=False)
+    return click.argument(name, nargs=-1, required=required, type=kind, metavar=f"{name.upper()}...")
