@@ -25,10 +25,11 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
     """Kind, evidence, corner error and predicted corner error of every attempt on some pairs."""
     import torch
 
-    from imgalign.engine import Pair, Wanted
+    from imgalign.engine import Pair
     from imgalign.plane import plane
     from imgalign.search import Hypothesis
     from imgalign.transforms import corner_distance
+    from imgalign.wanted import Wanted
 
     torch.set_num_threads(1)
     kind, model, count, seed = job

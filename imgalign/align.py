@@ -1,10 +1,12 @@
 """`align`: two pictures in, one transform and a verdict out."""
 
+import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imgalign import verdict
@@ -12,42 +14,61 @@ from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import level_from_full
 from imgalign.decompose import plain_sigma
-from imgalign.descent import OPTIMIZERS
-from imgalign.engine import Answer, Pair, Wanted, corner_covariance
+from imgalign.engine import Answer, Pair, corner_covariance
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.light import mean
-from imgalign.losses import LOSSES
 from imgalign.plane import Plane, plane
-from imgalign.sampling import KERNELS, Reader, mask_or_none
-from imgalign.transforms import get_model
+from imgalign.sampling import Reader, mask_or_none
+from imgalign.wanted import STARTS, AlignOptions, Wanted
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_One: TypeAlias = Union[NDArray[Any], "Image", Plane]
 _FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
 
+# A batch is a tensor, and only its number of axes tells: what is no tensor has one result.
+@overload
+def align(
+    fixed: _One, moving: _One, *, model: str = ..., loss: str = ..., optimizer: str = ..., sampler: str = ...,
+    levels: int | None = ..., iterations: int | None = ..., lr: float | None = ..., init: Any = ..., mask: Any = ...,
+    moving_mask: Any = ..., max_shift: float | None = ..., max_rotation: float | None = ...,
+    max_scale: float | None = ..., allow_mirror: bool = ..., precision: float = ..., trust: float = ...,
+    device: str = ..., threads: int | None = ..., seed: int = ...,
+) -> Alignment: ...  # fmt: skip
+@overload
+def align(
+    fixed: Any, moving: Any, *, model: str = ..., loss: str = ..., optimizer: str = ..., sampler: str = ...,
+    levels: int | None = ..., iterations: int | None = ..., lr: float | None = ..., init: Any = ..., mask: Any = ...,
+    moving_mask: Any = ..., max_shift: float | None = ..., max_rotation: float | None = ...,
+    max_scale: float | None = ..., allow_mirror: bool = ..., precision: float = ..., trust: float = ...,
+    device: str = ..., threads: int | None = ..., seed: int = ...,
+) -> Alignment | tuple[Alignment, ...]: ...  # fmt: skip
 def align(
     fixed: Any,
     moving: Any,
     *,
-    model: str = "affine",
-    loss: str = "auto",
-    optimizer: str = "lm",
-    sampler: str = "cubic",
+    model: str = Wanted.model,
+    loss: str = Wanted.loss,
+    optimizer: str = Wanted.optimizer,
+    sampler: str = Wanted.sampler,
     levels: int | None = None,
     iterations: int | None = None,
     lr: float | None = None,
-    init: Any = "auto",
+    init: Any = AlignOptions.init,
     mask: Any = None,
     moving_mask: Any = None,
     max_shift: float | None = None,
     max_rotation: float | None = None,
     max_scale: float | None = None,
-    allow_mirror: bool = False,
-    precision: float = 0.01,
-    trust: float = 0.5,
-    device: str = "auto",
+    allow_mirror: bool = Wanted.allow_mirror,
+    precision: float = Wanted.precision,
+    trust: float = Wanted.trust,
+    device: str = AlignOptions.device,
     threads: int | None = None,
-    seed: int = 0,
+    seed: int = Wanted.seed,
 ) -> Alignment | tuple[Alignment, ...]:
     """Find the transform that lays `moving` over `fixed`.
 
@@ -74,7 +95,7 @@ def align(
         precision: Standard deviation of the corners, px, that is enough: large pictures are not refined further.
         trust: Least probability of a trusted result.
         device: `auto` (the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
-        threads: Threads for PyTorch; all cores by default.
+        threads: Threads for PyTorch, no more than there are cores; all of these by default.
         seed: Kept in the record; nothing here is left to chance.
 
     Returns:
@@ -89,11 +110,13 @@ def align(
         model, loss, optimizer, sampler, levels, iterations, lr, max_shift, max_rotation, max_scale, allow_mirror,
         precision, trust, seed,
     )  # fmt: skip
-    _check(wanted, init)
+    if isinstance(init, str) and init not in STARTS:
+        raise OptionError(f"unknown init {init!r}; choose {', '.join(STARTS)}, or give a 3 x 3 matrix")
     if threads is not None:
         if threads < 1:
             raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
-        torch.set_num_threads(threads)
+        # More than there are cores wait for each other: 1,024 on one core did not end two seconds' work in minutes.
+        torch.set_num_threads(min(threads, os.cpu_count() or threads))
     where = _device(device)
     _keep_freed_memory()
     batched = [x.shape[0] for x in (fixed, moving) if isinstance(x, Tensor) and x.ndim == 4]
@@ -152,29 +175,6 @@ def _keep_freed_memory() -> None:
     the running time here. It stops doing so up to the size of the largest block that it has seen freed (and 32 MiB).
     """
     torch.empty(33_000_000, dtype=torch.uint8)
-
-
-def _check(wanted: Wanted, init: Any) -> None:
-    get_model(wanted.model)
-    for name, value, known in (
-        ("loss", wanted.loss, ("auto", *LOSSES)),
-        ("optimizer", wanted.optimizer, ("lm", *OPTIMIZERS)),
-        ("sampler", wanted.sampler, KERNELS),
-    ):
-        if value not in known:
-            raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
-    for name in ("levels", "iterations", "lr", "max_shift", "precision"):
-        value = getattr(wanted, name)
-        if value is not None and not value > 0:
-            raise OptionError(f"{name} must be above 0, got {value}")
-    if wanted.max_rotation is not None and not wanted.max_rotation >= 0:
-        raise OptionError(f"max_rotation must be 0 or more, got {wanted.max_rotation}")
-    if wanted.max_scale is not None and not wanted.max_scale >= 1:
-        raise OptionError(f"max_scale is a factor of 1 or more, got {wanted.max_scale}")
-    if not 0 <= wanted.trust <= 1:
-        raise OptionError(f"trust is a probability between 0 and 1, got {wanted.trust}")
-    if isinstance(init, str) and init not in ("auto", "identity", "center", "phase"):
-        raise OptionError(f"unknown init {init!r}; choose auto, identity, center, phase, or give a 3 x 3 matrix")
 
 
 def _device(name: str) -> torch.device:

@@ -19,22 +19,22 @@ class Sum:
         self._total: NDArray[np.float64] | None = None
         self._count: NDArray[np.int64] | None = None
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse a frame with other channels than the first.
+    def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Remember what the first frame is, and refuse one with other channels.
 
         Raises:
             ShapeError: If it has.
         """
-        self.shape = self.shape or shape
+        if not self.shape:
+            self.shape, self.dtype = shape, dtype
         if shape != self.shape:
             raise ShapeError(f"has the shape {shape}, the frames before it {self.shape}; they have no common mean")
 
     def add(self, pixels: NDArray[Any], covered: NDArray[np.bool_]) -> None:
         """Count a frame in."""
         known = as_floats(pixels, covered)
-        self.check(known.shape)
+        self.check(known.shape, pixels.dtype)
         if self._total is None or self._count is None:
-            self.dtype = pixels.dtype
             self._total, self._count = np.zeros(known.shape), np.zeros(known.shape, np.int64)
         there = np.isfinite(known)
         self._total[there] += known[there]

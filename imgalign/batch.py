@@ -7,6 +7,7 @@ Nothing here prints; what happens is told to an `Observer`.
 
 import hashlib
 import json
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,8 @@ from imgalign.laying import WriteOptions
 from imgalign.layout import Layout
 from imgalign.ledger import Known, Ledger, Verdict, names_digest, work_digest
 from imgalign.manifest import Entry
-from imgalign.pairs import STARTS, AlignOptions
-from imgalign.paths import shown
+from imgalign.paths import is_file, shown
+from imgalign.wanted import STARTS, AlignOptions
 from imgalign.work import Result, Task, contents, failed
 
 Retry = Literal["untrusted", "failed", "none"]
@@ -47,6 +48,10 @@ class Engine(Protocol):
         """Tasks that were taken and have not ended."""
 
     @property
+    def stalled(self) -> str:
+        """Why nobody works on them, which may yet change; empty where somebody does."""
+
+    @property
     def lost_workers(self) -> bool:
         """True where a worker may have died, and left an unfinished file."""
 
@@ -57,8 +62,9 @@ class Engine(Protocol):
 class Pairs(Protocol):
     """Pairs that can be gone through again and again."""
 
-    note: str
-    """What people should know about them, if anything."""
+    @property
+    def note(self) -> str:
+        """What people should know about them once they were gone through, if anything."""
 
     def __iter__(self) -> Iterator[Entry]: ...
 
@@ -74,6 +80,9 @@ class Observer(Protocol):
 
     def skipped(self, verdict: Verdict) -> None:
         """A pair was done before."""
+
+    def waiting(self, why: str) -> None:
+        """Nobody works; told again and again while it is so."""
 
     def stopping(self) -> bool:
         """True where no further pair shall be begun."""
@@ -167,9 +176,10 @@ def run(entries: Pairs, settings: Settings, make_engine: Callable[[], Engine], o
         observer.planned(tally.total, _notes(entries, ledger))
         with closing(make_engine()) as engine:
             _work(_to_do(entries, settings, ledger, tally, observer), engine, ledger, tally, observer)
+            unfinished = engine.working > 0
             litter = ledger.interrupted or engine.lost_workers
-        ledger.close()
-        if litter:
+        ledger.close(unfinished=unfinished)
+        if litter and not unfinished:
             _sweep(folder)
     finally:
         ledger.release()
@@ -210,6 +220,10 @@ def _work(tasks: Iterator[Task], engine: Engine, ledger: Ledger, tally: Tally, o
             return
         for _, result in engine.wait(0.5):
             _keep(result, ledger, tally, observer)
+        if why := engine.stalled:
+            if tally.stopped or observer.stopping():
+                return  # nothing is in work that could be finished
+            observer.waiting(why)
 
 
 def _keep(result: Result, ledger: Ledger, tally: Tally, observer: Observer) -> None:
@@ -225,12 +239,17 @@ def _may_begin(task: Task, ledger: Ledger) -> bool:
     """True unless files lie under the pair's names that did not come from it."""
     if task.writing.overwrite or ledger.owns(task.id, names_digest(*task.names)):
         return True
-    return not any(path.exists() for path in task.job.outputs)
+    return _in_the_way(task) is None
+
+
+def _in_the_way(task: Task) -> Path | None:
+    # `os.path` says no where a folder may not be entered, and the work itself says why; pathlib raises.
+    return next((path for path in task.job.outputs if os.path.exists(path)), None)  # noqa: PTH110
 
 
 def _refusal(task: Task) -> Result:
-    there = next(path for path in task.job.outputs if path.exists())
-    result = failed(task, WriteError(f"{shown(there)}: exists; use --overwrite to replace it, or another name"))
+    there = shown(_in_the_way(task) or "")
+    result = failed(task, WriteError(f"{there}: exists; use --overwrite to replace it, or another name"))
     return Result(result.line | {"refused": True})
 
 
@@ -273,7 +292,7 @@ def _is_current(task: Task, known: Known | None) -> bool:
         return True
     skipped = known.verdict == "untrusted" and task.writing.on_untrusted == "skip"
     wanted = (task.job.params,) if skipped else task.job.outputs
-    return all(path is None or path.is_file() for path in wanted)
+    return all(path is None or is_file(path) for path in wanted)
 
 
 def _sweep(folder: Path) -> None:

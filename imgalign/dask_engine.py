@@ -17,7 +17,7 @@ from typing import Any
 from imgalign.errors import ImgalignError, OptionError
 from imgalign.ledger import digest
 from imgalign.outputs import Job
-from imgalign.pairs import STARTS
+from imgalign.wanted import STARTS
 from imgalign.work import Bench, Result, Task, failed
 
 MARKS = ".imgalign-attempts"
@@ -45,7 +45,8 @@ class DaskEngine:
             from distributed import Client
         except ImportError:
             raise OptionError("--engine dask needs Dask; pip install 'imgalign[dask]'") from None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes as results
+        for name in ("distributed", "distributed.client"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters comes as results
         try:
             connect: Any = Client  # it has no annotations
             self._client: Any = connect(address, timeout=_CONNECT_S, set_as_default=False)
@@ -53,6 +54,7 @@ class DaskEngine:
             raise ImgalignError(
                 f"no Dask scheduler answers at {address} ({error}); start one with: dask scheduler"
             ) from None
+        self._address = address
         self._threads = threads or 1
         self._tasks: dict[int, tuple[Task, Any]] = {}
         self._ended: SimpleQueue[tuple[int, Any]] = SimpleQueue()
@@ -67,11 +69,14 @@ class DaskEngine:
         """Tasks that were taken and have not ended."""
         return len(self._tasks)
 
+    @property
+    def stalled(self) -> str:
+        """That there are no workers, where there are none."""
+        return "" if self._count() else f"no workers at {self._address}"
+
     def has_room(self) -> bool:
-        """True where a thread of the cluster would soon be free."""
-        if time.monotonic() - self._counted > _COUNT_AGAIN_S:
-            self._slots, self._counted = sum(self._client.nthreads().values()), time.monotonic()
-        return len(self._tasks) < _QUEUE * max(self._slots, 1)
+        """True where a thread of the cluster would soon be free; some tasks for a cluster that grows by them."""
+        return len(self._tasks) < _QUEUE * max(self._count(), 1)
 
     def submit(self, task: Task) -> None:
         """Send a task; names become absolute, for workers have another working folder."""
@@ -100,7 +105,7 @@ class DaskEngine:
         except Empty:
             pass
         if self._client.status not in {"running", "connecting"}:
-            raise ImgalignError("the Dask scheduler is gone; the same command goes on from here")
+            raise self._gone()
         return [self._taken(number, future) for number, future in ended]
 
     def close(self) -> None:
@@ -110,7 +115,22 @@ class DaskEngine:
         for marks in self._marks:
             shutil.rmtree(marks, ignore_errors=True)
 
+    def _count(self) -> int:
+        """Threads of the cluster, which come and go."""
+        if not self._slots or time.monotonic() - self._counted > _COUNT_AGAIN_S:
+            try:
+                threads = self._client.nthreads()
+            except OSError:
+                raise self._gone() from None
+            self._slots, self._counted = sum(threads.values()), time.monotonic()
+        return self._slots
+
+    def _gone(self) -> ImgalignError:
+        return ImgalignError(f"the Dask scheduler at {self._address} is gone; the same command goes on from here")
+
     def _taken(self, number: int, future: Any) -> tuple[Task, Result]:
+        if future.status == "cancelled" and self._client.status != "running":
+            raise self._gone()  # which is no failure of the pair
         task, _ = self._tasks.pop(number)
         if future.status == "finished":
             result: Result = future.result()

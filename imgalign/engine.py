@@ -24,6 +24,7 @@ from imgalign.plane import Plane
 from imgalign.polish import Polished, polish
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
+from imgalign.wanted import Wanted
 
 _BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
@@ -35,26 +36,6 @@ _CLEARLY = 2.0  # times as exact as grey values, by their predicted errors, feat
 _SAME = 0.3  # pixels of the level on which it was judged: an answer that moves by less is not judged again
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The options that shape a result."""
-
-    model: str = "affine"
-    loss: str = "auto"
-    optimizer: str = "lm"
-    sampler: str = "cubic"
-    levels: int | None = None
-    iterations: int | None = None
-    lr: float | None = None
-    max_shift: float | None = None
-    max_rotation: float | None = None
-    max_scale: float | None = None
-    allow_mirror: bool = False
-    precision: float = 0.01
-    trust: float = 0.5
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from imgalign.outputs import KEPT_SUFFIXES, Job
 from imgalign.paths import shown
 
 _OWN = (RESULTS, SUMMARY, LOCK)
+_LONGEST = 255  # bytes of a name, on the disks of Linux, macOS and Windows
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Layout:
         path = self.folder / name
         if not name or not path.name or name.endswith(("/", os.sep)):
             raise OptionError(f"line {entry.line}: {shown(name)!r} is no name of a file")
+        longest = max(len(os.fsencode(part)) for part in name.split("/"))
+        if longest > _LONGEST:
+            raise OptionError(
+                f"line {entry.line}: the output {shown(name[:40])}... has a name of {longest} bytes, and disks take "
+                f"{_LONGEST}; is this a list of pairs?"
+            )
         if path.parent == self.folder and path.name.startswith(_OWN):
             raise OptionError(f"line {entry.line}: {path.name} is a file of the batch itself; choose another name")
         if not self.allow_outside:
@@ -76,7 +83,7 @@ class Layout:
             why = "leads out of the output folder"
         elif not _is_inside(os.path.split(path)[0], self.folder):
             why = "goes through a link that leads out of the output folder"
-        elif path.is_symlink():
+        elif os.path.islink(path):  # noqa: PTH114  (pathlib raises where a name is too long)
             why = "is a link"
         else:
             return

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from imgalign.errors import WriteError
-from imgalign.paths import advice, replacing, shown
+from imgalign.paths import advice, replacing, settle, shown
 
 RESULTS, SUMMARY, LOCK = "results.jsonl", "summary.csv", ".imgalign-batch"
 Verdict = Literal["trusted", "untrusted", "failed"]
@@ -81,7 +81,7 @@ class Ledger:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             _repair(self._file)
-            _sync_folder(folder)
+            settle([folder])
         except OSError as error:
             self._lock.close()
             raise _explained(self.path, error) from error
@@ -136,8 +136,11 @@ class Ledger:
             if last is None or last[digest(str(line["id"]))] == number:
                 yield line
 
-    def close(self) -> None:
-        """Leave one line a pair, write the summary, and let the next batch in: every pair begun has its line.
+    def close(self, *, unfinished: bool = False) -> None:
+        """Leave one line a pair, write the summary, and let the next batch in.
+
+        Args:
+            unfinished: Pairs were begun that have no line: their names stay remembered.
 
         Raises:
             WriteError: If the disk does not take it; the results stay as they are.
@@ -146,7 +149,8 @@ class Ledger:
             if self._superseded:
                 self._compact()
             self.write_summary()
-            os.ftruncate(self._lock.fileno(), 0)
+            if not unfinished:
+                os.ftruncate(self._lock.fileno(), 0)
         finally:
             self.release()
 
@@ -190,7 +194,7 @@ class Ledger:
         with replacing(self.path, overwrite=True, sync=True) as file:
             for line in self.lines():
                 file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        _sync_folder(self._folder)
+        settle([self._folder])
         self._superseded = 0
 
 
@@ -301,17 +305,6 @@ def _row(line: Mapping[str, Any]) -> list[Any]:
 def _cell(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula is shown as text."""
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a power cut, where folders can be synced."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained(path: Path, error: OSError) -> WriteError:

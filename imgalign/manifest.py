@@ -19,9 +19,12 @@ from typing import IO, Any, Literal
 from imgalign.errors import OptionError
 from imgalign.outputs import stem
 from imgalign.paths import shown
+from imgalign.wanted import MODELS
 
-MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 _SNIFF_BYTES = 1 << 16
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how PowerShell's > and "Unicode text" of spreadsheets begin
+_TABLES = {".csv", ".tsv"}
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half a character: JSON can say it, a disk cannot take it
 _WORD = re.compile(r"\{([^{}]*)\}")
 Kind = Literal["csv", "jsonl", "nul", "lines"]
 
@@ -71,11 +74,25 @@ class Manifest:
     """
 
     def __init__(self, path: str, *, fixed: str | None = None) -> None:
-        self.note = ""
         self.name = "stdin" if path == "-" else shown(path)
         self._fixed = fixed
+        self._unused: dict[str, None] = {}  # in their order
         self._file = _opened_twice(path, self.name)
-        self._kind = _kind_of(self._file.read(_SNIFF_BYTES))
+        head = self._file.read(_SNIFF_BYTES)
+        self._encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
+        first = head.decode(self._encoding, "replace")
+        self._kind = _kind_of(first)
+        header = first.partition("\n")[0].strip()
+        if self._kind == "lines" and Path(path).suffix.lower() in _TABLES and len(_cells(header)) > 1:
+            self._file.close()
+            raise OptionError(
+                f"{self.name} has no column moving: a table begins with a header such as fixed,moving, not {header!r}"
+            )
+
+    @property
+    def note(self) -> str:
+        """Which columns nothing was made of: `modle` may have been meant for `model`."""
+        return f"{self.name}: not used: {', '.join(map(shown, self._unused))}" if self._unused else ""
 
     def __iter__(self) -> Iterator[Entry]:
         """Every pair from the beginning; one pass at a time.
@@ -84,7 +101,7 @@ class Manifest:
             OptionError: With the line that makes no pair.
         """
         self._file.seek(0)
-        text = TextIOWrapper(self._file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        text = TextIOWrapper(self._file, encoding=self._encoding, errors="surrogateescape", newline="")
         try:
             for number, record in self._records(text):
                 yield self._entry(number, record)
@@ -109,6 +126,9 @@ class Manifest:
     def _from_csv(self, text: TextIOWrapper) -> Iterator[tuple[int, Mapping[str, Any]]]:
         reader = csv.reader(text, delimiter=_delimiter(text))
         header = [name.strip().lower() for name in next(reader)]
+        for name in _TEXTS:
+            if header.count(name) > 1:
+                raise OptionError(f"{self._at(1)} names the column {name} twice; rename or remove one")
         for row in reader:
             if len(row) > len(header):
                 raise OptionError(f"{self._at(reader.line_num)} has {len(row)} fields, the header {len(header)}")
@@ -146,13 +166,14 @@ class Manifest:
 
     def _entry(self, number: int, record: Mapping[str, Any]) -> Entry:
         given: dict[str, str] = {} if self._fixed is None else {"fixed": self._fixed}
+        self._unused |= dict.fromkeys(name for name in record if name and name not in _TEXTS)
         for name in _TEXTS:
             value = record.get(name)
             if value is None or value == "":
                 continue
             if name == "id" and isinstance(value, int) and not isinstance(value, bool):
                 value = str(value)
-            if not isinstance(value, str) or "\0" in value:
+            if not isinstance(value, str) or "\0" in value or _HALF.search(value):
                 raise OptionError(f"{self._at(number)}: {name} must be text, got {value!r}")
             given[name] = value
         for name in ("fixed", "moving"):
@@ -163,7 +184,7 @@ class Manifest:
         return Entry(line=number, **given)
 
     def _at(self, number: int) -> str:
-        return f"{self.name}, line {number},"
+        return f"{self.name}, line {number}"
 
 
 class FolderPairs:
@@ -240,10 +261,10 @@ def _copied(stream: IO[bytes]) -> IO[bytes]:
     return copy
 
 
-def _kind_of(head: bytes) -> Kind:
-    if b"\0" in head:
+def _kind_of(head: str) -> Kind:
+    if "\0" in head:
         return "nul"
-    text = head.decode("utf-8-sig", "surrogateescape").lstrip()
+    text = head.lstrip()
     if text.startswith("{"):
         return "jsonl"
     cells = {cell.strip().strip('"').lower() for cell in _cells(text.partition("\n")[0])}

@@ -4,12 +4,12 @@ Nothing here opens a picture or needs PyTorch, so that a mistake in the names co
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgalign.errors import OptionError, WriteError
-from imgalign.paths import shown
+from imgalign.paths import advice, shown
 
 # Formats that are written as they came; everything else becomes PNG.
 KEPT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".pnm"})
@@ -141,7 +141,7 @@ def check_folders(paths: Iterable[Path]) -> None:
         WriteError: Naming the folder.
     """
     for folder in sorted({path.parent for path in paths}):
-        if not folder.exists():
+        if not _looked_for(folder.exists):
             raise WriteError(f"{shown(folder)}: the output folder does not exist; create it with mkdir -p")
         if not folder.is_dir():
             raise WriteError(f"{shown(folder)}: is not a folder; name one that is")
@@ -156,8 +156,15 @@ def check_new(paths: Iterable[Path]) -> None:
         WriteError: Naming the file.
     """
     for path in paths:
-        if path.is_file():
+        if _looked_for(path.is_file):
             raise WriteError(f"{shown(path)}: exists; use --overwrite to replace it, or another name")
+
+
+def _looked_for(look: Callable[[], bool]) -> bool:
+    try:
+        return look()
+    except OSError as error:  # a name that no disk takes
+        raise WriteError(f"{shown(error.filename)}: {advice(error)}") from None
 
 
 def job_outputs(jobs: Iterable[Job]) -> Iterator[tuple[str, Path]]:

@@ -12,12 +12,19 @@ from uuid import uuid4
 
 from imgalign.errors import WriteError
 
+_POSIX = os.name == "posix"
+
 
 def shown(path: str | os.PathLike[str]) -> str:
     """The path on one line: control characters and undecodable bytes escaped, everything else as it is."""
     text = os.fspath(path)
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return plain.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """True for an existing file; false, where pathlib raises, for a name that no disk takes or in a shut folder."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
@@ -77,6 +84,21 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False, sync: bo
             _put(temporary, target, path, overwrite)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def settle(paths: Iterable[Path]) -> None:
+    """Wait until files, and the names in folders, are on the disk, so that they survive a power cut.
+
+    Folders are passed over where the system does not sync them.
+    """
+    for path in paths:
+        if _POSIX or not path.is_dir():
+            # Windows syncs only what may be written, and elsewhere a file may be ours without that.
+            descriptor = os.open(path, os.O_RDONLY if _POSIX else os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _is_stream(path: str | os.PathLike[str]) -> bool:

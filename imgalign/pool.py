@@ -56,7 +56,7 @@ class LocalPool:
     """
 
     def __init__(self, *, workers: int | None = None, threads: int | None = None) -> None:
-        total = threads or cores()
+        total = min(threads or cores(), cores())  # more would wait for each other
         self._count = workers or total
         self._threads = max(1, total // self._count)
         self._context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
@@ -68,6 +68,8 @@ class LocalPool:
         self._next = 0
         self.lost_workers = False
         """A process has died."""
+        self.stalled = ""
+        """Processes are always there."""
 
     @property
     def working(self) -> int:

@@ -17,6 +17,7 @@ from imgalign.alignment import Alignment
 from imgalign.decompose import Float, centre_of, corners_of, is_affine, jacobians, mapped
 from imgalign.errors import ParamsError
 from imgalign.paths import replacing, shown
+from imgalign.wanted import MODELS
 
 SCHEMA = "imgalign/params/1"
 CONVENTION = (
@@ -30,7 +31,6 @@ CONVENTION = (
     " align_corners=False). Corners come in the order top left, top right, bottom right, bottom left, each x then"
     " y; their covariance is in moving pixels squared. Sizes are [height, width]."
 )
-MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 _MAX_BYTES = 16 * 2**20  # a parameter file has a few kilobytes: anything this large is something else
 
 

@@ -15,15 +15,18 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imgalign import images, pairs
-from imgalign.alignment import Alignment
+from imgalign import images
+from imgalign.alignment import Alignment, load
 from imgalign.averages import Sum, as_floats, median
-from imgalign.errors import ImgalignError, OptionError
+from imgalign.errors import ImgalignError, OptionError, ShapeError, WriteError
 from imgalign.laying import WriteOptions, lay, naming
+from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
-from imgalign.pairs import AlignOptions, Outcome, Reader, align_pictures, write_result
-from imgalign.paths import replacing
+from imgalign.pairs import align_pictures
+from imgalign.paths import advice, replacing, shown
 from imgalign.picture import Picture
+from imgalign.reading import Reader, read_weights
+from imgalign.wanted import STARTS, AlignOptions
 
 Reference: TypeAlias = Literal["first", "previous", "mean"] | int
 MEAN_PASSES = 2
@@ -80,7 +83,8 @@ class Stacker:
         max_pixels: Refuse pictures with more.
 
     Raises:
-        ImgalignError: If the reference cannot be read, or, for the mean, not a single frame.
+        ImgalignError: If the reference, a mask or the parameter file to start from cannot be read, or, for the mean,
+            not a single frame.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Stacker:
         self._frames = [job.moving for job in jobs]
         self._finding, self._writing, self._max_pixels = finding, writing, max_pixels
         self._mode = reference
+        self._start = finding.init if finding.init in STARTS else load(finding.init)
         self._mask = self._read_mask(finding.mask)
         self._moving_mask = self._read_mask(finding.moving_mask)
         number = reference if isinstance(reference, int) else 0
@@ -107,6 +112,9 @@ class Stacker:
         self._sum = Sum()
         self._scratch: IO[bytes] | None = None
         self._tif: Any = None
+        self._lost: WriteError | None = None
+        self.pages = 0
+        """Frames in the TIFF so far."""
         if reference == "mean":
             self._fixed = self._mean_of_all()
         self._reading = self._reader()
@@ -126,6 +134,10 @@ class Stacker:
             if files.median is not None:
                 self._scratch = opened.enter_context(_scratch(files.median))
             yield
+            if self._lost is not None:
+                raise self._lost
+            if files.pages is not None and not self.pages:
+                raise ShapeError(f"{shown(files.pages)}: not a single frame could be aligned, so there are no pages")
             if files.mean is not None:
                 self._write_one(files.mean, self._sum.mean())
             if self._scratch is not None and files.median is not None:
@@ -137,7 +149,9 @@ class Stacker:
         Raises:
             ImgalignError: What went wrong, in one line that names the file. The others can still be done.
         """
-        pairs.check_writable(job, overwrite=self._writing.overwrite)
+        if self._lost is not None:
+            raise self._lost
+        check_writable(job, overwrite=self._writing.overwrite)
         frame, seconds = self._reading.take(job.moving)
         with naming(frame):
             alignment = self._aligned(job.moving, frame)
@@ -148,13 +162,13 @@ class Stacker:
 
     def _aligned(self, name: str, frame: Picture) -> Alignment:
         if self._mode == "mean":
-            return self._against_reference(frame, self._starts.get(name, self._finding.init))
+            return self._against_reference(frame, self._starts.get(name, self._start))
         if name == self._at:
             found = _at_rest(frame, self._finding)
         elif self._mode == "previous":
             found = self._chained(frame)
         else:
-            found = self._against_reference(frame, self._finding.init)
+            found = self._against_reference(frame, self._start)
         self._last = (frame, found)
         return found
 
@@ -165,9 +179,9 @@ class Stacker:
 
     def _chained(self, frame: Picture) -> Alignment:
         """The step from the frame before, composed with where that lies, then refined against the reference."""
-        assert self._last is not None
-        before, lies = self._last
-        step = align_pictures(before, frame, self._finding, start=self._finding.init)
+        # The reference's own turn may have failed, by a file that was in the way.
+        before, lies = self._last or (self._fixed, _at_rest(self._fixed, self._finding))
+        step = align_pictures(before, frame, self._finding, start=self._start)
         composed = replace(lies.compose(step), options={**step.options, "reference": "previous"}, history=step.history)
         refined = self._against_reference(frame, composed)
         if refined.trusted or not composed.trusted:
@@ -185,7 +199,7 @@ class Stacker:
             for name in self._frames:
                 try:
                     frame, _ = reader.take(name)
-                    start = self._starts.get(name, self._finding.init)
+                    start = self._starts.get(name, self._start)
                     found = self._against_reference(frame, start)
                     laid = lay(frame, found, WriteOptions(), alpha=False)
                 except ImgalignError:  # said when its own turn comes
@@ -201,14 +215,27 @@ class Stacker:
             return
         with naming(frame):
             laid = lay(frame, alignment, replace(self._writing, canvas="fixed"), alpha=False)
+            if self._files.mean is not None:
+                self._sum.add(laid.pixels, laid.covered)
+            if self._scratch is not None:
+                known = as_floats(laid.pixels, laid.covered)
+                self._sum.check(known.shape, laid.pixels.dtype)
+                with self._keeping(self._files.median):
+                    self._scratch.write(known.tobytes())
+                    self._scratch.flush()
         if self._tif is not None:
-            _add_page(self._tif, laid.pixels, frame, laid.has_alpha, self._writing.compression)
-        if self._files.mean is not None:
-            self._sum.add(laid.pixels, laid.covered)
-        if self._scratch is not None:
-            known = as_floats(laid.pixels, laid.covered)
-            self._sum.check(known.shape)
-            self._scratch.write(known.tobytes())
+            with self._keeping(self._files.pages):
+                _add_page(self._tif, laid.pixels, frame, laid.has_alpha, self._writing.compression)
+            self.pages += 1
+
+    @contextmanager
+    def _keeping(self, path: Path | None) -> Iterator[None]:
+        """What the disk did not take whole cannot be gone on with: the frames that follow need not be aligned."""
+        try:
+            yield
+        except OSError as error:
+            self._lost = WriteError(f"{shown(path or '')}: {advice(error)}")
+            raise self._lost from error
 
     def _write_one(self, path: Path, values: NDArray[np.float32]) -> None:
         """As floats into a TIFF, which holds what averaging gains; else in the frames' own dtype."""
@@ -223,7 +250,7 @@ class Stacker:
         return Reader(self._frames, max_pixels=self._max_pixels)
 
     def _read_mask(self, path: Path | None) -> NDArray[np.float32] | None:
-        return pairs.read_weights(Reader(max_pixels=self._max_pixels), path)
+        return read_weights(Reader(max_pixels=self._max_pixels), path)
 
 
 def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:

@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 
 from imgalign import images
 from imgalign.alignment import Alignment, load
-from imgalign.errors import DeviceError, ImgalignError, OptionError
+from imgalign.errors import DeviceError, ImgalignError, OptionError, WriteError
 from imgalign.laying import WriteOptions, naming
+from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
-from imgalign.pairs import STARTS, AlignOptions, Outcome, Reader, align_pictures, check_writable, weights, write_result
+from imgalign.pairs import align_pictures
+from imgalign.paths import advice, settle, shown
 from imgalign.picture import Picture
+from imgalign.reading import Reader, weights
+from imgalign.wanted import STARTS, AlignOptions
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _T = TypeVar("_T")
@@ -119,12 +123,12 @@ class Bench:
         if isinstance(found, Result):
             return found
         try:
-            for path in task.job.outputs:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folders(task.job)
             outcome = write_result(
                 task.job, found.alignment, found.fixed, found.moving, task.writing, seconds=found.seconds
             )
-            settle(outcome.written)
+            # The line that speaks of files must not be on the disk before them and their names.
+            settle([*outcome.written, *sorted({path.parent for path in outcome.written})])
             inputs = {"fixed": _known(found.fixed), "moving": _known(found.moving), **self._other_contents(task)}
             return Result(_line(task, outcome, inputs))
         except Exception as error:  # noqa: BLE001  (as above)
@@ -218,14 +222,12 @@ def content_of(name: str) -> str | None:
     return digest.hexdigest() if page is None else f"{digest.hexdigest()}[{page}]"
 
 
-def settle(paths: tuple[Path, ...]) -> None:
-    """Wait until files and their names are on the disk: the line that speaks of them must not be there before them."""
-    for path in (*paths, *(sorted({path.parent for path in paths}) if os.name == "posix" else ())):
-        descriptor = os.open(path, os.O_RDONLY)
+def _make_folders(job: Job) -> None:
+    for folder in sorted({path.parent for path in job.outputs}):
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # noqa: PERF203  (one or two folders)
+            raise WriteError(f"{shown(folder)}: the folder cannot be made: {advice(error)}") from error
 
 
 def _within(path: Path, folder: Path) -> str:

@@ -1,3 +1,7 @@
+import inspect
+import sys
+import typing
+
 import numpy as np
 import pytest
 import torch
@@ -265,6 +269,22 @@ def test_a_start_without_overlap_is_an_answer_that_is_not_trusted():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         align(*pictures(np.eye(3)), **options)
+
+
+def test_no_more_threads_than_cores(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for threads in (2, 100_000):
+        align(np.zeros((9, 9)), np.zeros((9, 9)), threads=threads)
+    assert asked == [2, 4]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="overloads are not kept")
+def test_overloads_take_what_align_takes():
+    names = list(inspect.signature(align).parameters)
+    overloads = typing.get_overloads(align)
+    assert [list(inspect.signature(one).parameters) for one in overloads] == [names, names]
 
 
 def test_bad_pictures_are_refused():

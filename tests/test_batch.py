@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from imgalign.errors import OptionError, WriteError
 from imgalign.laying import WriteOptions
 from imgalign.layout import Layout
 from imgalign.manifest import Entry
-from imgalign.pairs import AlignOptions
+from imgalign.wanted import AlignOptions
 from imgalign.work import Bench
 
 
@@ -26,7 +27,7 @@ class Pairs(list):
 class HereAndNow:
     """An engine that does one task at a time, in this process."""
 
-    lost_workers = False
+    lost_workers, stalled = False, ""
 
     def __init__(self):
         self._tasks, self._bench = deque(), Bench()
@@ -64,6 +65,9 @@ class Watch:
 
     def skipped(self, verdict):
         self.before += 1
+
+    def waiting(self, why):
+        self.waited_for, self._stop_after = why, 0
 
     def stopping(self):
         return self._stop_after is not None and len(self.ids) >= self._stop_after
@@ -125,6 +129,18 @@ def test_stopped_run_goes_on(pairs):
     assert tally.left == 4 - len(first.ids) > 0
     second, _ = go(pairs)
     assert first.ids + second.ids == ["a", "b", "c", "d"]
+
+
+def test_stopped_while_nobody_works_remembers_what_was_begun(pairs, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(HereAndNow, "stalled", "no workers")
+        patched.setattr(HereAndNow, "wait", lambda self, seconds: [])
+        watch, tally = go(pairs)
+    assert (watch.waited_for, watch.ids, tally.left) == ("no workers", [], 4)
+    Path("out/a.aligned.png").touch()  # by a worker that came too late
+    watch, tally = go(pairs)
+    assert "cut off" in watch.notes[0]
+    assert tally.verdicts == {"trusted": 4}
 
 
 def test_changed_content_is_done_again_and_a_new_date_is_not(pairs):
@@ -258,6 +274,15 @@ def test_shared_fixed_is_read_once(pairs, monkeypatch):
     go(pairs)
     assert names.count("in/f.png") == 1
     assert len(names) == 5
+
+
+def test_folder_that_cannot_be_made_is_one_failed_pair(pairs):
+    Path("out").mkdir()
+    Path("out/sub").write_text("a file", "utf-8")
+    _, tally = go(Pairs([replace(pairs[0], output="sub/a.png"), pairs[1]]))
+    assert tally.verdicts == {"failed": 1, "trusted": 1}
+    assert records()[0]["error"].startswith("out/sub: the folder cannot be made: ")
+    assert "trace" not in records()[0]
 
 
 def test_names_are_checked_before_anything_is_made(pairs):

@@ -65,6 +65,13 @@ def test_files_of_the_batch_are_not_outputs(name):
         job(output=name)
 
 
+@pytest.mark.parametrize("name", ["x" * 250, "ü" * 124, "y/" + "x" * 256 + "/z"])
+def test_names_that_no_disk_takes(name):
+    with pytest.raises(OptionError, match="line 4: the output .* disks take 255"):
+        job(id=name)
+    assert job(id="ü" * 118)
+
+
 @pytest.mark.parametrize("name", ["", "sub/"])
 def test_names_of_no_file(name):
     with pytest.raises(OptionError, match="is no name of a file"):

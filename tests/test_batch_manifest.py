@@ -70,18 +70,42 @@ def test_names_longer_than_a_block(workdir):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("fixed,moving\na.png\n", "line 2, names no moving picture"),
-        ("fixed,moving\na,b,c\n", "line 2, has 3 fields, the header 2"),
-        ("fixed,moving,model\na,b,bend\n", "no model 'bend'; choose one of translate"),
-        ('{"fixed": "a"\n', "line 1, is no JSON"),
+        ("fixed,moving\na.png\n", "line 2 names no moving picture"),
+        ("fixed,moving\na,b,c\n", "line 2 has 3 fields, the header 2"),
+        ("fixed,moving,model\na,b,bend\n", "line 2: no model 'bend'; choose one of translate"),
+        ('{"fixed": "a"\n', "line 1 is no JSON"),
         ('{"fixed": "a", "moving": ["b"]}\n', "moving must be text"),
         ('{"fixed": "a", "moving": "b\\u0000"}\n', "moving must be text"),
+        ('{"fixed": "a", "moving": "b\\ud800"}\n', "moving must be text"),
+        ("fixed,moving,fixed\na,b,c\n", "line 1 names the column fixed twice"),
         ("a\nb\nc\n", "3 paths make no pairs"),
     ],
 )
 def test_what_makes_no_pair_is_named(data, said, workdir):
     with pytest.raises(OptionError, match=said):
         read(data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "text", ["fixed;moving\r\n\r\nä.png;b.png\r\n ; \r\n", '{"fixed": "ä.png", "moving": "b.png"}', "ä.png\r\nb.png"]
+)
+def test_what_spreadsheets_and_shells_of_windows_write(text, encoding, workdir):
+    assert named(read(text.encode(encoding))) == [("ä.png", "b.png")]
+
+
+def test_table_without_a_header_is_no_list_of_paths(workdir):
+    Path("pairs.csv").write_text("a.png,b.png\nc.png,d.png\n", "utf-8")
+    with pytest.raises(OptionError, match=r"no column moving.* not 'a\.png,b\.png'"):
+        Manifest("pairs.csv")
+
+
+@pytest.mark.parametrize("data", ["fixed,moving,modle,\na,b,rigid,\n", '{"fixed": "a", "moving": "b", "modle": 3}'])
+def test_columns_that_nothing_is_made_of_are_noted(data, workdir):
+    Path("pairs").write_text(data, "utf-8")
+    manifest = Manifest("pairs")
+    assert (next(iter(manifest)).model, manifest.note) == (None, "pairs: not used: modle")
+    manifest.close()
 
 
 def test_missing_list(workdir):

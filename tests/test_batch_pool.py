@@ -11,8 +11,8 @@ from PIL import Image
 
 from imgalign.laying import WriteOptions
 from imgalign.outputs import Job
-from imgalign.pairs import AlignOptions
 from imgalign.pool import LocalPool
+from imgalign.wanted import AlignOptions
 from imgalign.work import Task
 
 
@@ -63,8 +63,11 @@ def test_pair_that_kills_its_process_fails_alone(job):
     assert len({line["worker"] for line in done.values()}) > 2  # the dead were replaced
 
 
-@pytest.mark.parametrize(("workers", "threads", "each"), [(None, 4, 1), (2, 4, 2), (8, 4, 1), (1, 6, 6)])
-def test_threads_are_shared_and_never_too_many(workers, threads, each):
+@pytest.mark.parametrize(
+    ("workers", "threads", "each"), [(None, 4, 1), (2, 4, 2), (8, 4, 1), (1, 6, 6), (1, 100_000, 8), (2, None, 4)]
+)
+def test_threads_are_shared_and_never_too_many(workers, threads, each, monkeypatch):
+    monkeypatch.setattr("imgalign.pool.cores", lambda: 8)
     pool = LocalPool(workers=workers, threads=threads)
     assert pool._threads == each
     pool.close()

@@ -180,6 +180,43 @@ def test_unusual_but_usable_picture_is_aligned(make, pair, invoke):
     assert np.abs(found - pair.moving_from_fixed).max() < 0.25  # two grey levels are the worst of them
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("LONG", "moving.png"),
+        ("fixed.png", "moving.png", "--output", "LONG"),
+        ("fixed.png", "moving.png", "--params", "LONG"),
+        ("fixed.png", "moving.png", "--output-dir", "LONG"),
+        ("fixed.png", "moving.png", "--mask", "LONG"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.usefixtures("pair", "fake_align")
+def test_name_that_no_disk_takes_is_one_line(arguments, invoke):
+    long = "x" * 300 + ".png"
+    result = invoke("affine", *(long if argument == "LONG" else argument for argument in arguments))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "too long" in result.stderr
+
+
+def test_long_name_of_an_output_stops_only_its_own_picture(pair, invoke, fake_align):
+    long = "x" * 248 + ".png"
+    Path(long).write_bytes(pair.moving.read_bytes())
+    result = invoke("affine", pair.fixed, long, pair.moving)
+    assert result.exit_code == 1
+    assert ".aligned.png: the name is too long for this disk" in result.stderr
+    assert Path("moving.aligned.png").is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_picture_that_may_not_be_read_stops_only_itself(pair, invoke, fake_align):
+    Path("secret.png").write_bytes(pair.moving.read_bytes())
+    Path("secret.png").chmod(0)
+    result = invoke("affine", pair.fixed, "secret.png", pair.moving)
+    assert (result.exit_code, Path("moving.aligned.png").is_file()) == (1, True)
+    assert "secret.png: no permission to read it" in result.stderr
+
+
 def test_absent_device_is_one_line(pair, invoke):
     if torch.cuda.is_available():
         pytest.skip("there is one")

@@ -149,6 +149,18 @@ def test_help_has_examples(invoke):
     assert "--retry" in result.stdout
 
 
+def test_that_nobody_works_is_said_late_and_seldom(monkeypatch, capfd):
+    from imgalign.cli import batch
+    from imgalign.cli.talk import Talk
+
+    now = [0.0]
+    monkeypatch.setattr(batch.time, "monotonic", lambda: now[0])
+    watch = batch._Watch(Talk(quiet=True), answers=False)
+    for now[0] in range(2 * int(batch._REMIND_S)):
+        watch.waiting("no workers at tcp://head:8786")
+    assert capfd.readouterr().err == 2 * "no workers at tcp://head:8786; waiting, Ctrl-C stops\n"
+
+
 def test_plain_lines_where_there_is_no_terminal(pairs, monkeypatch, capfd):
     from imgalign.cli import batch
     from imgalign.cli.talk import Talk

@@ -67,6 +67,11 @@ def test_wrong_usage_is_2_and_loads_nothing_heavy(arguments):
     assert loaded_by(*arguments) == (2, [])
 
 
+def test_value_that_cannot_work_needs_no_torch():
+    arguments = ["affine", "a.png", "b.png", "--precision", "nan"]  # a range of click's lets it through
+    assert loaded_by(*arguments, heavy=("torch",)) == (2, [])
+
+
 def test_info_needs_no_torch():
     assert loaded_by("info", "missing.json", heavy=("torch",)) == (1, [])
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
-from imgalign.engine import Pair, Wanted, corner_sigma
+from imgalign.engine import Pair, corner_sigma
 from imgalign.plane import plane
 from imgalign.search import Hypothesis
+from imgalign.wanted import Wanted
 
 SIZE = (200, 240)
 TRUTH = about_centre(SIZE, shift=(4, -3), angle_deg=3)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
-    ("coords", "decompose", "devices", "paths"),
+    ("coords", "decompose", "devices", "paths", "wanted"),
     ("transforms", "basis", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample",
      "appearance", "histograms", "occluders", "spectral", "plane", "words", "png", "tiff", "netpbm", "picture",
      "canvas", "kernels", "source", "tiles"),
@@ -17,14 +17,14 @@ LAYERS = (
      "averages"),
     ("engine",),
     ("align", "center", "stn", "gradmap", "laying"),
-    ("pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),
+    ("reading", "outcome", "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),
     ("cli",),
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
     "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "netpbm", "picture", "canvas", "decoding",
-    "encoding", "alignment", "images", "record", "laying", "pairs", "manifest", "ledger", "layout", "work", "pool",
-    "dask_engine", "batch", "stack", "averages", "cli",
+    "encoding", "alignment", "images", "record", "laying", "reading", "outcome", "pairs", "manifest", "ledger",
+    "layout", "work", "pool", "dask_engine", "batch", "stack", "averages", "wanted", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 

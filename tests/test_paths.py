@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from imgalign import paths
 from imgalign.errors import WriteError
-from imgalign.paths import refuse_input_as_output, replacing, shown
+from imgalign.paths import refuse_input_as_output, replacing, settle, shown
 
 
 def names(folder):
@@ -134,6 +135,16 @@ def test_inputs_are_never_outputs(tmp_path):
         refuse_input_as_output(tmp_path / "b", [tmp_path / "a"])
     with pytest.raises(WriteError, match="also an input"):
         refuse_input_as_output(tmp_path / "sub" / ".." / "a", [tmp_path / "a"])
+
+
+@pytest.mark.parametrize("posix", [True, False])
+def test_settle_waits_for_files_and_for_folders_where_it_can(posix, tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"a")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    monkeypatch.setattr(paths, "_POSIX", posix)
+    settle([tmp_path / "a", tmp_path])
+    assert synced == ([False, True] if posix else [False])
 
 
 def test_shown_is_one_printable_line():

@@ -1,5 +1,6 @@
 """Stacks: what frames are laid over, and what is made of all of them. Truth comes from a formula, never from a warp."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -76,6 +77,24 @@ def test_pages_in_and_out_with_mean_and_median(workdir, invoke):
     assert not list(Path().glob("*.png.*")) + list(Path().glob(".imgalign*"))
 
 
+def test_median_alone_has_the_type_of_the_frames(frames, invoke):
+    result = invoke("stack", *frames[0], *QUICK, "--no-image", "--median", "median.png")
+    assert result.exit_code == 0, result.stderr
+    assert pixels("median.png").dtype == np.uint8
+
+
+def test_init_takes_a_parameter_file(frames, invoke):
+    names, places = frames
+    assert invoke("stack", *names[:2], *QUICK).exit_code == 0
+    Path("again").mkdir()
+    result = invoke("stack", *names, *QUICK, "--init", "f1.params.json", "--output-dir", "again")
+    assert result.exit_code == 0, result.stderr
+    assert np.abs(found_shifts(names, "again") - places).max() < TOLERANCE_PX
+    missing = invoke("stack", *names, *QUICK, "--init", "nowhere", "--output-dir", "again", "--overwrite")
+    assert (missing.exit_code, missing.stderr.count("\n")) == (1, 1)
+    assert "nowhere: no such file" in missing.stderr
+
+
 def test_bad_frame_costs_itself_only(frames, invoke):
     names, places = frames
     Path("f2.png").write_bytes(b"no picture")
@@ -87,11 +106,59 @@ def test_bad_frame_costs_itself_only(frames, invoke):
     assert Path("mean.tif").is_file()
 
 
+def test_missing_pages_are_said_and_no_page_is_no_file(frames, invoke):
+    names, _ = frames
+    Path("f2.png").write_bytes(b"no picture")
+    result = invoke("stack", *names, *QUICK, "--output", "part.tif")
+    assert (result.exit_code, len(tifffile.imread("part.tif"))) == (1, 4)
+    assert "part.tif holds 4 of 5 frames" in result.stderr
+    result = invoke("stack", *names, *QUICK, "--output", "none.tif")  # the parameter files are in the way
+    assert (result.exit_code, Path("none.tif").exists()) == (1, False)
+    assert "none.tif: not a single frame could be aligned" in result.stderr
+
+
+def test_full_disk_ends_the_stack_in_clear_words(frames, invoke, monkeypatch):
+    names, _ = frames
+    add_page, taken = stack._add_page, []
+
+    def full(*page):
+        taken.append(page)
+        if len(taken) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add_page(*page)
+
+    monkeypatch.setattr(stack, "_add_page", full)
+    result = invoke("stack", *names, *QUICK, "--output", "full.tif", "--mean", "mean.tif")
+    assert (result.exit_code, len(taken)) == (1, 2)
+    assert result.stderr.count("full.tif: the disk is full") == 5  # four frames and the stack
+    assert not Path("full.tif").exists()
+    assert not Path("mean.tif").exists()
+    assert not list(Path().glob(".imgalign*"))
+
+
+def test_frame_of_other_channels_is_named_and_leaves_no_page(frames, invoke):
+    names, _ = frames
+    Image.fromarray(np.stack([moved(0.75, -0.5)] * 3, -1)).save("f1.png")
+    result = invoke("stack", *names[:3], *QUICK, "--output", "a.tif", "--mean", "m.tif")
+    assert "f1.png: has the shape (72, 96, 3), the frames before it (72, 96)" in result.stderr
+    assert tifffile.imread("a.tif").shape == (2, 72, 96)
+
+
+def test_chain_begins_at_the_reference_though_its_own_outputs_are_in_the_way(frames, invoke):
+    names, places = frames
+    Path("f0.params.json").write_text("mine", "utf-8")
+    result = invoke("stack", *names, *QUICK, "--reference", "previous")
+    assert result.exit_code == 1
+    assert "5 pictures: 4 done, 1 failed" in result.stderr
+    assert np.abs(found_shifts(names[1:]) - places[1:]).max() < TOLERANCE_PX
+
+
 def test_chain_is_refined_against_the_reference(frames, monkeypatch):
     """Steps that are each 0.2 px off would be 0.8 px off at the end; refinement puts them right."""
     from imgalign.alignment import Alignment
+    from imgalign.laying import WriteOptions
     from imgalign.outputs import plan
-    from imgalign.pairs import AlignOptions, WriteOptions
+    from imgalign.wanted import AlignOptions
 
     names, places = frames
     truth = dict(zip(names, places, strict=True))
@@ -115,8 +182,9 @@ def test_chain_is_refined_against_the_reference(frames, monkeypatch):
 
 def test_what_leaves_the_reference_keeps_the_composition(frames, monkeypatch):
     from imgalign.alignment import Alignment
+    from imgalign.laying import WriteOptions
     from imgalign.outputs import plan
-    from imgalign.pairs import AlignOptions, WriteOptions
+    from imgalign.wanted import AlignOptions
 
     names, _ = frames
 

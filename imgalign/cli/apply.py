@@ -11,6 +11,7 @@ from imgalign.cli.run import run
 from imgalign.cli.talk import Talk
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
 from imgalign.paths import shown
+from imgalign.wanted import options_of
 
 if TYPE_CHECKING:
     from imgalign.alignment import Alignment
@@ -81,14 +82,15 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
     if given["params_out"]:
         alignment.save(given["params_out"], overwrite=given["overwrite"])
 
-    from imgalign import pairs
     from imgalign.laying import WriteOptions
+    from imgalign.pairs import apply_file
+    from imgalign.reading import Reader, to_read
 
-    writing = pairs.options_of(WriteOptions, given)
-    reader = pairs.Reader(pairs.to_read(jobs, overwrite=writing.overwrite), max_pixels=given["max_pixels"])
+    writing = options_of(WriteOptions, given)
+    reader = Reader(to_read(jobs, overwrite=writing.overwrite), max_pixels=given["max_pixels"])
 
     def lay(job: Job) -> int:
-        notes = pairs.apply_file(job, alignment, writing, reader, rescale=given["rescale"])
+        notes = apply_file(job, alignment, writing, reader, rescale=given["rescale"])
         for line in (*notes, f"wrote {shown(job.image or '')}"):
             talk.say(f"{job.moving}: {line}")
         return OK if alignment.trusted else UNTRUSTED

@@ -13,12 +13,14 @@ import click
 from imgalign.cli import ERROR, INTERRUPTED, OK, UNTRUSTED, options
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
+from imgalign.wanted import AlignOptions, options_of
 
 if TYPE_CHECKING:
     from imgalign.batch import Engine, Settings, Tally
     from imgalign.manifest import FolderPairs, Manifest
 
 _QUIET_S = 10.0  # between plain lines of progress
+_PATIENCE_S, _REMIND_S = 5.0, 60.0  # before it is said that nobody works, and between saying so again
 _HELP = """Align many pairs, and go on where it was if cut off.
 
 PAIRS is a CSV file with the header `fixed,moving` (and, as wanted, `id`, `model`, `output`, `params`, `mask`,
@@ -73,7 +75,6 @@ def _entries(pairs: str | None, given: dict[str, Any]) -> "Manifest | FolderPair
 
 
 def _settings(given: dict[str, Any]) -> "Settings":
-    from imgalign import pairs
     from imgalign.batch import Settings
     from imgalign.laying import WriteOptions
     from imgalign.layout import Layout
@@ -89,8 +90,8 @@ def _settings(given: dict[str, Any]) -> "Settings":
             gradmap=given["gradmap"],
             allow_outside=given["allow_outside"],
         ),
-        finding=pairs.options_of(pairs.AlignOptions, given),
-        writing=pairs.options_of(WriteOptions, given),
+        finding=options_of(AlignOptions, given),
+        writing=options_of(WriteOptions, given),
         max_pixels=given["max_pixels"],
         retry=given["retry"],
     )
@@ -115,6 +116,7 @@ class _Watch:
         self._counts = {"trusted": 0, "untrusted": 0, "failed": 0}
         self._total = self._skipped = 0
         self._began = self._said = time.monotonic()
+        self._remind: float | None = None
         self.interrupts = 0
 
     def planned(self, total: int, notes: tuple[str, ...]) -> None:
@@ -126,6 +128,7 @@ class _Watch:
 
     def ended(self, line: dict[str, Any]) -> None:
         """A pair has ended."""
+        self._remind = None
         self._counts[line["verdict"]] += 1
         if line["verdict"] == "failed":
             if line.get("trace"):
@@ -144,6 +147,15 @@ class _Watch:
         self._counts[verdict] += 1
         self._skipped += 1
         self._show(1)
+
+    def waiting(self, why: str) -> None:
+        """Nobody works; that may be about to change, so it is not said at once."""
+        now = time.monotonic()
+        if self._remind is None:
+            self._remind = now + _PATIENCE_S
+        elif now >= self._remind:
+            self._remind = now + _REMIND_S
+            self._talk.warn(f"{why}; waiting, Ctrl-C stops")
 
     def stopping(self) -> bool:
         """True from the first Ctrl-C on."""

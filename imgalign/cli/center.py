@@ -10,6 +10,7 @@ from imgalign.cli import options
 from imgalign.cli.models import plan_jobs
 from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
+from imgalign.wanted import options_of
 
 _SECTION = "Finding the structure"
 _POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -61,13 +62,13 @@ def center(ctx: click.Context, /, image: Sequence[str], **given: Any) -> None:
     """
     jobs = plan_jobs(None, image, given)
 
-    from imgalign import pairs
     from imgalign.laying import WriteOptions
+    from imgalign.pairs import Centerer, CenterOptions
 
-    centerer = pairs.Centerer(
+    centerer = Centerer(
         jobs,
-        pairs.options_of(pairs.CenterOptions, given),
-        pairs.options_of(WriteOptions, given),
+        options_of(CenterOptions, given),
+        options_of(WriteOptions, given),
         max_pixels=given["max_pixels"],
     )
     talk = Talk.of(given)

@@ -112,7 +112,7 @@ def _write_map(job: Job, given: dict[str, Any], talk: Talk) -> int:
     from imgalign import images
     from imgalign.gradmap import as_picture, full_scale, gradmap, largest
     from imgalign.laying import naming, numbers_like
-    from imgalign.pairs import check_writable
+    from imgalign.outcome import check_writable
 
     assert job.image is not None
     check_writable(job, overwrite=given["overwrite"])

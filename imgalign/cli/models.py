@@ -12,6 +12,7 @@ from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.wanted import STARTS, AlignOptions, options_of
 
 _ABOUT = {
     "translate": "shifted",
@@ -35,7 +36,7 @@ Examples:
 
 def _command(model: str) -> click.Command:
     @click.command(model, cls=options.SectionedCommand, help=_HELP.format(model=model, about=_ABOUT[model]))
-    @click.argument("fixed", type=click.Path(), metavar="FIXED")
+    @click.argument("fixed", type=click.Path(readable=False), metavar="FIXED")
     @options.picture_arguments("moving")
     @options.output_options
     @options.gradmap_option
@@ -68,7 +69,7 @@ def plan_jobs(fixed: str | None, moving: Sequence[str], given: dict[str, Any]) -
         gradmap=given.get("gradmap", False),
     )
     start = given.get("init", "auto")
-    others = (fixed, given["mask"], given.get("moving_mask"), None if start in options.STARTS else start)
+    others = (fixed, given["mask"], given.get("moving_mask"), None if start in STARTS else start)
     check(job_outputs(jobs), [*moving, *(str(name) for name in others if name is not None)])
     check_folders(path for job in jobs for path in job.outputs)
     return jobs
@@ -76,15 +77,15 @@ def plan_jobs(fixed: str | None, moving: Sequence[str], given: dict[str, Any]) -
 
 def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
     """Align and write every job, and return the exit status."""
-    from imgalign import pairs
     from imgalign.laying import WriteOptions
+    from imgalign.pairs import Aligner
 
     talk = Talk.of(given)
     answers = given["as_json"] or given["params"] == Path("-")
-    finding = pairs.options_of(pairs.AlignOptions, given, model=model)
-    writing = pairs.options_of(WriteOptions, given)
+    finding = options_of(AlignOptions, given, model=model)
+    writing = options_of(WriteOptions, given)
     with loading():
-        aligner = pairs.Aligner(jobs, finding, writing, max_pixels=given["max_pixels"])
+        aligner = Aligner(jobs, finding, writing, max_pixels=given["max_pixels"])
     return run_reporting(jobs, aligner.run, talk, answers=answers)
 
 

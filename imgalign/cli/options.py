@@ -6,14 +6,11 @@ from typing import Any, TypeVar
 
 import click
 
+from imgalign.wanted import LOSSES, MODELS, OPTIMIZERS, SAMPLERS, AlignOptions, Wanted
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-MODELS = ("translate", "rigid", "similarity", "affine", "homography")
-LOSSES = ("auto", "ssd", "robust", "ncc", "lncc", "gradient", "mi")
-OPTIMIZERS = ("lm", "sgd", "adam", "lbfgs")
-SAMPLERS = ("nearest", "bilinear", "cubic")
 INTERPOLATIONS = ("nearest", "bilinear", "cubic", "lanczos")
-STARTS = ("auto", "identity", "center", "phase")
 CANVASES = ("fixed", "union", "intersection")
 COMPRESSIONS = ("fast", "small", "none", "lzw")
 DEFAULT_MAX_PIXELS = 500_000_000
@@ -106,8 +103,8 @@ def stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _path(**attributes: Any) -> click.Path:
-    # Existence is not click's to check: a missing picture is an error of that pair (1), not wrong usage (2).
-    return click.Path(path_type=Path, **attributes)
+    # Nothing here is click's to check: a missing or unreadable picture is an error of that pair (1), not of usage (2).
+    return click.Path(path_type=Path, readable=False, **attributes)
 
 
 def search_options(function: F) -> F:
@@ -115,18 +112,18 @@ def search_options(function: F) -> F:
     section = "Finding the transform"
     positive = click.FloatRange(min=0, min_open=True)
     return stack(
-        option(section, "--loss", type=click.Choice(LOSSES), default="auto", show_default=True,
+        option(section, "--loss", type=click.Choice(LOSSES), default=Wanted.loss, show_default=True,
                help="What is made small. ssd: squared difference, gain and bias solved; robust: the same, deaf to "
                "occluders; ncc, lncc: correlation, whole or in windows; gradient: edges; mi: mutual information, "
                "for different modalities."),
-        option(section, "--optimizer", type=click.Choice(OPTIMIZERS), default="lm", show_default=True,
+        option(section, "--optimizer", type=click.Choice(OPTIMIZERS), default=Wanted.optimizer, show_default=True,
                help="lm: Levenberg-Marquardt; sgd, adam, lbfgs: as in torch.optim."),
         sampler_option(section),
         option(section, "--levels", type=click.IntRange(min=1), metavar="N",
                help="Pyramid levels.  [default: from the size]"),
         option(section, "--iterations", type=click.IntRange(min=1), metavar="N", help="Most steps on a level."),
         option(section, "--lr", type=positive, metavar="RATE", help="Learning rate of sgd, adam and lbfgs."),
-        option(section, "--init", type=str, default="auto", show_default=True, metavar="START",
+        option(section, "--init", type=str, default=AlignOptions.init, show_default=True, metavar="START",
                help="Where to start: auto, identity, center, phase (phase correlation), or a parameter FILE."),
         option(section, "--max-shift", type=positive, metavar="PX", help="Largest shift of the image centre."),
         option(section, "--max-rotation", type=click.FloatRange(0, 180), metavar="DEG", help="Largest rotation."),
@@ -137,16 +134,16 @@ def search_options(function: F) -> F:
                help="Weights of the fixed image: 0 is ignored, full scale counts in full. Alpha and NaN count as "
                "masks by themselves."),
         option(section, "--moving-mask", type=_path(), metavar="FILE", help="The same for the moving images."),
-        option(section, "--precision", type=positive, default=0.01, show_default=True, metavar="PX",
+        option(section, "--precision", type=positive, default=Wanted.precision, show_default=True, metavar="PX",
                help="Stop when the predicted error of the corners is below this."),
-        option(section, "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+        option(section, "--seed", type=click.IntRange(min=0), default=Wanted.seed, show_default=True, metavar="N",
                help="Seed of everything drawn by chance."),
     )(function)  # fmt: skip
 
 
 def sampler_option(section: str) -> Callable[[F], F]:
     """Sampling while searching, apart from that of the written picture."""
-    return option(section, "--sampler", type=click.Choice(SAMPLERS), default="cubic", show_default=True,
+    return option(section, "--sampler", type=click.Choice(SAMPLERS), default=Wanted.sampler, show_default=True,
                   help="How the moving image is read while the transform is sought.")  # fmt: skip
 
 
@@ -154,7 +151,7 @@ def trust_options(function: F) -> F:
     """What counts as good, and what happens to the rest."""
     section = "Trust"
     return stack(
-        option(section, "--trust", type=click.FloatRange(0, 1), default=0.5, show_default=True, metavar="P",
+        option(section, "--trust", type=click.FloatRange(0, 1), default=Wanted.trust, show_default=True, metavar="P",
                help="Least probability of being right at which a result is trusted."),
         option(section, "--on-untrusted", type=click.Choice(("keep", "skip", "identity")), default="keep",
                show_default=True,
@@ -183,7 +180,7 @@ def batch_options(function: F) -> F:
     """Which pairs, and where each result goes."""
     section = "Pairs and output"
     return stack(
-        option(section, "--model", type=click.Choice(MODELS), default="affine", show_default=True,
+        option(section, "--model", type=click.Choice(MODELS), default=Wanted.model, show_default=True,
                help="Of the pairs that name none."),
         option(section, "--fixed", type=str, metavar="FILE", help="The fixed image of every pair."),
         option(section, "--fixed-dir", type=_path(), metavar="DIR", help="Fixed images, instead of PAIRS."),
@@ -212,7 +209,7 @@ def stack_options(function: F) -> F:
     """What frames are laid over, and what is made of them."""
     section = "Frames and output"
     return stack(
-        option(section, "--model", type=click.Choice(MODELS), default="affine", show_default=True,
+        option(section, "--model", type=click.Choice(MODELS), default=Wanted.model, show_default=True,
                help="What may lie between two frames."),
         option(section, "--reference", default="first", show_default=True, metavar="WHAT",
                help="first; the number of a frame, from 0; previous (step by step from the frame before, then refined "
@@ -289,7 +286,7 @@ def machine_options(function: F) -> F:
             section,
             "--device",
             type=Device(),
-            default="auto",
+            default=AlignOptions.device,
             show_default=True,
             metavar="NAME",
             help="Where to compute: auto (the CPU), cpu, cuda, cuda:1, mps.",
@@ -324,4 +321,5 @@ def talk_options(function: F) -> F:
 
 def picture_arguments(name: str, *, required: bool = True) -> Callable[[F], F]:
     """One or more pictures, as FILE or FILE[page]; kept as text, for a page is no part of a path."""
-    return click.argument(name, nargs=-1, required=required, type=click.Path(), metavar=f"{name.upper()}...")
+    kind = click.Path(readable=False)
+    return click.argument(name, nargs=-1, required=required, type=kind, metavar=f"{name.upper()}...")

@@ -12,7 +12,7 @@ from imgalign.outputs import Job
 from imgalign.paths import shown
 
 if TYPE_CHECKING:
-    from imgalign.pairs import Outcome
+    from imgalign.outcome import Outcome
 
 
 def run(jobs: Sequence[Job], work: Callable[[Job], int], talk: Talk, *, answers: bool = False) -> int:

@@ -11,6 +11,7 @@ from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.wanted import STARTS, AlignOptions, options_of
 
 _HELP = """Align a sequence of frames.
 
@@ -36,7 +37,6 @@ Examples:
 @click.pass_context
 def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
     """See `_HELP`."""
-    from imgalign import pairs
     from imgalign.laying import WriteOptions
     from imgalign.stack import Stacker, StackFiles, frames_of, reference_of
 
@@ -47,14 +47,16 @@ def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
     talk = Talk.of(given)
     stacker = Stacker(
         jobs,
-        pairs.options_of(pairs.AlignOptions, given),
-        pairs.options_of(WriteOptions, given),
+        options_of(AlignOptions, given),
+        options_of(WriteOptions, given),
         reference=reference,
         files=files,
         max_pixels=given["max_pixels"],
     )
     with stacker.collecting():
         status = run_reporting(jobs, stacker.run, talk, answers=given["as_json"])
+    if given["output"] is not None and stacker.pages < len(jobs):
+        talk.warn(f"{given['output']} holds {stacker.pages} of {len(jobs)} frames, in their order")
     ctx.exit(status)
 
 
@@ -65,7 +67,7 @@ def _plan(frames: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
     whole = [path for path in (given["output"], given["mean"], given["median"]) if path is not None]
     pictures = not given["no_image"] and given["output"] is None
     jobs = plan(None, frames, output_dir=given["output_dir"], image=pictures, params_file=True)
-    others = (given["mask"], given["moving_mask"], None if given["init"] in options.STARTS else given["init"])
+    others = (given["mask"], given["moving_mask"], None if given["init"] in STARTS else given["init"])
     everything = [*job_outputs(jobs), *(("the stack", path) for path in whole)]
     check(everything, [*frames, *(str(name) for name in others if name is not None)])
     check_folders(path for _, path in everything)

@@ -1,0 +1,83 @@
+"""What can be asked of an alignment: names, defaults, and which values can work.
+
+`align`, the files' `AlignOptions` and the command line all take them from here; nothing heavy is loaded for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imgalign.errors import OptionError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Options = TypeVar("_Options", bound="DataclassInstance")
+
+MODELS = ("translate", "rigid", "similarity", "affine", "homography")
+LOSSES = ("auto", "ssd", "robust", "ncc", "lncc", "gradient", "mi")
+OPTIMIZERS = ("lm", "sgd", "adam", "lbfgs")
+SAMPLERS = ("nearest", "bilinear", "cubic")
+STARTS = ("auto", "identity", "center", "phase")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options that shape a result, as `imgalign.align` takes them.
+
+    Raises:
+        OptionError: If a value cannot work.
+    """
+
+    model: str = "affine"
+    loss: str = "auto"
+    optimizer: str = "lm"
+    sampler: str = "cubic"
+    levels: int | None = None
+    iterations: int | None = None
+    lr: float | None = None
+    max_shift: float | None = None
+    max_rotation: float | None = None
+    max_scale: float | None = None
+    allow_mirror: bool = False
+    precision: float = 0.01
+    trust: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("model", self.model, MODELS),
+            ("loss", self.loss, LOSSES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("sampler", self.sampler, SAMPLERS),
+        ):
+            if value not in known:
+                raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+        for name in ("levels", "iterations", "lr", "max_shift", "precision"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:  # so that NaN is refused too, here and below
+                raise OptionError(f"{name} must be above 0, got {value}")
+        if self.max_rotation is not None and not self.max_rotation >= 0:
+            raise OptionError(f"max_rotation must be 0 or more, got {self.max_rotation}")
+        if self.max_scale is not None and not self.max_scale >= 1:
+            raise OptionError(f"max_scale is a factor of 1 or more, got {self.max_scale}")
+        if not 0 <= self.trust <= 1:
+            raise OptionError(f"trust is a probability between 0 and 1, got {self.trust}")
+
+
+@dataclass(frozen=True)
+class AlignOptions(Wanted):
+    """All options of `imgalign.align`, for pictures in files: masks are files, and `init` may be one."""
+
+    init: str = "auto"
+    mask: Path | None = None
+    moving_mask: Path | None = None
+    device: str = "auto"
+    threads: int | None = None
+
+
+def options_of(kind: type[_Options], given: Mapping[str, Any], **more: Any) -> _Options:
+    """The options of a kind out of a larger mapping, such as all that a command was given."""
+    known = {entry.name for entry in fields(kind)}
+    return kind(**{name: value for name, value in given.items() if name in known}, **more)

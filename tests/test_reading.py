@@ -1,0 +1,76 @@
+"""Pictures on their way in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgalign import images
+from imgalign.errors import ImageReadError
+from imgalign.images import Picture
+from imgalign.outputs import plan
+from imgalign.reading import Reader, comparable, to_read, weights
+
+
+def picture(pixels, *, has_alpha=False):
+    return Picture(np.asarray(pixels), Path("x.png"), has_alpha=has_alpha)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "has_alpha", "expected"),
+    [
+        (np.array([[0, 51, 255]], np.uint8), False, [[0, 0.2, 1]]),
+        (np.array([[0, 65535]], np.uint16), False, [[0, 1]]),
+        (np.array([[-1, 0.25, 7, np.nan, np.inf]]), False, [[0, 0.25, 1, 0, 0]]),
+        (np.array([[[255, 0, 0], [255, 255, 255]]], np.uint8), False, [[1 / 3, 1]]),
+        (np.array([[[255, 51], [255, 255]]], np.uint8), True, [[0.2, 1]]),
+        (np.array([[[255, 255, 255, 0], [255, 255, 255, 255]]], np.uint8), True, [[0, 1]]),
+    ],
+)
+def test_weights(pixels, has_alpha, expected):
+    np.testing.assert_allclose(weights(picture(pixels, has_alpha=has_alpha)), expected, atol=1e-6)
+
+
+def test_bands_without_alpha_are_averaged():
+    pixels = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    np.testing.assert_allclose(comparable(picture(pixels)), pixels.mean(axis=2))
+    assert comparable(picture(pixels, has_alpha=True)) is pixels
+
+
+class TestReader:
+    @pytest.fixture
+    def names(self, workdir):
+        names = [f"{number}.png" for number in range(5)]
+        for name in names:
+            Image.new("L", (4, 3)).save(name)
+        return names
+
+    def test_one_picture_is_read_ahead(self, names, monkeypatch):
+        begun = []
+        read = images.read
+        monkeypatch.setattr(images, "read", lambda name, **options: begun.append(name) or read(name, **options))
+        reader = Reader(names)
+        reader.take(names[0])
+        reader.take(names[1])
+        reader.close()
+        assert set(begun) <= set(names[:3])
+
+    def test_picture_out_of_turn(self, names):
+        reader = Reader(names[:1])
+        assert reader.take(names[4])[0].size_hw == (3, 4)
+        assert reader.take(names[0])[0].size_hw == (3, 4)
+        reader.close()
+
+    def test_error_comes_when_it_is_taken_and_the_next_is_still_read(self, names):
+        reader = Reader(["missing.png", names[0]])
+        with pytest.raises(ImageReadError, match="no such file"):
+            reader.take("missing.png")
+        assert reader.take(names[0])[0].path == Path(names[0])
+        reader.close()
+
+    def test_pictures_whose_output_exists_are_not_read(self, names):
+        jobs = plan(names[0], names[1:])
+        Path("2.aligned.png").touch()
+        assert to_read(jobs, overwrite=False) == ["1.png", "3.png", "4.png"]
+        assert to_read(jobs, overwrite=True) == names[1:]

@@ -1,0 +1,38 @@
+"""One place for what can be asked; the parts that do it have the same names."""
+
+import inspect
+import math
+
+import pytest
+
+from imgalign.align import align
+from imgalign.descent import OPTIMIZERS as DESCENTS
+from imgalign.errors import OptionError
+from imgalign.losses import LOSSES as OF_IMAGES
+from imgalign.sampling import KERNELS
+from imgalign.transforms import MODELS as GROUPS
+from imgalign.wanted import LOSSES, MODELS, OPTIMIZERS, SAMPLERS, AlignOptions, Wanted, options_of
+
+
+def test_names_are_those_of_the_parts():
+    assert tuple(GROUPS) == MODELS
+    assert ("auto", *OF_IMAGES) == LOSSES
+    assert ("lm", *DESCENTS) == OPTIMIZERS
+    assert KERNELS == SAMPLERS
+
+
+@pytest.mark.parametrize("name", ["levels", "iterations", "lr", "max_shift", "max_rotation", "max_scale", "precision"])
+@pytest.mark.parametrize("kind", [Wanted, AlignOptions])
+def test_what_cannot_work_cannot_be_asked(kind, name):
+    for value in (-1, math.nan):
+        with pytest.raises(OptionError, match=name):
+            kind(**{name: value})
+
+
+def test_options_are_taken_from_what_a_command_was_given():
+    assert options_of(AlignOptions, {"seed": 4, "quiet": True}, model="rigid") == AlignOptions(model="rigid", seed=4)
+
+
+def test_align_options_are_those_of_align():
+    defaults = {n: p.default for n, p in inspect.signature(align).parameters.items() if n not in {"fixed", "moving"}}
+    assert defaults == vars(AlignOptions())
