@@ -27,13 +27,15 @@ from imgalign.transforms import Model, corner_distance, get_model, local_scale
 from imgalign.wanted import Wanted
 
 _BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
+_ENOUGH_PIXELS = 2.6e5  # of the level that a larger picture is first looked at on: half a thousand a side
+_FAR = 3.0  # pixels of the base level: from so far away it is not worth more than blurred pictures yet
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
 _FEATURES_KNOW = 0.05  # pixels of the base level: predicted errors below are out of the reach of feature pictures
 _CLEARLY = 2.0  # times as exact as grey values, by their predicted errors, features have to be
-_SAME = 0.3  # pixels of the level on which it was judged: an answer that moves by less is not judged again
+_SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
 
@@ -70,7 +72,7 @@ class Pair:
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
         pixels = max(math.prod(fixed.size_hw), math.prod(moving.size_hw))
-        self.base = max(1, math.ceil(math.sqrt(pixels / _BASE_PIXELS)))
+        self.base = 1 if pixels <= _BASE_PIXELS else math.ceil(math.sqrt(pixels / _ENOUGH_PIXELS))
         shortest = min(*fixed.size_hw, *moving.size_hw)
         self.base = min(self.base, max(1, shortest // 32))
         self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
@@ -126,20 +128,22 @@ class Pair:
         """A candidate as exact as it gets, and what speaks for it."""
         began = time.perf_counter()
         best = candidate.ranked[0]
-        polished = self.polish(best.moving_from_fixed)
+        polished = self.polish(best.moving_from_fixed, _FAR)
         for _ in range(2):
             # Far from where it started, the last level has not seen the neighbourhood of its own answer.
-            if corner_distance(best.moving_from_fixed, polished.moving_from_fixed, self.size_hw) < _NEAR * self.base:
+            if self.apart(best, polished) < _NEAR * self.base:
                 break
             better = self.ladder.again(polished.moving_from_fixed, self.model, self.size_hw)
-            if better is None or better.score < best.score:
+            if better is None or better.score < best.score or self.apart(better, best) < _SAME * self.base:
                 break
             best = better
-            polished = self.polish(best.moving_from_fixed)
+            polished = self.polish(best.moving_from_fixed, _FAR)
+        if self.apart(best, polished) > _FAR * self.base:
+            polished = self.polish(polished.moving_from_fixed)
         polished = self.by_features(candidate, polished)
         self.seconds["refine"] += time.perf_counter() - began
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
-        if corner_distance(candidate.ranked[0].moving_from_fixed, matrix, self.size_hw) > _SAME * self.judged_at:
+        if self.apart(candidate.ranked[0], polished) > _SAME * self.judged_at:
             evidence = self.judge([Hypothesis(matrix, best.score), *candidate.ranked[1:]])
         if evidence.slide_deg is not None:
             polished = self.unknown_along(polished, evidence.slide_deg)
@@ -190,12 +194,21 @@ class Pair:
         self.seconds["refine"] += time.perf_counter() - began
         return replace(best, polished=polished)
 
-    def polish(self, moving_from_fixed: Matrix3) -> Polished:
-        """The last levels: as fine as the precision asks, all the way on pictures of moderate size."""
+    def apart(self, one: Hypothesis | Polished, other: Hypothesis | Polished) -> float:
+        """Mean distance of the mapped corners, px."""
+        return corner_distance(one.moving_from_fixed, other.moving_from_fixed, self.size_hw)
+
+    def polish(self, moving_from_fixed: Matrix3, far: float = math.inf) -> Polished:
+        """The last levels: as fine as the precision asks, all the way on pictures of moderate size.
+
+        An answer that blurred pictures move by more than `far` pixels of the base level is not polished further.
+        """
         for coarse in self._on_the_way():
             moving_from_fixed = self._polish_at(moving_from_fixed, coarse, rounds=1).moving_from_fixed
         reduction = self.base
-        done = self._polish_at(moving_from_fixed, reduction)
+        done = self._polish_at(moving_from_fixed, reduction, far=far)
+        if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self.base:
+            return done
         finest = max(1, math.ceil(math.sqrt(math.prod(self.size_hw) / _MOST_PIXELS)))
         while reduction > finest and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
             reduction = max(finest, reduction // 2)
@@ -208,7 +221,12 @@ class Pair:
         return [self.base * k for k in (8, 4, 2) if self.base * k < 0.75 * last]
 
     def _polish_at(
-        self, moving_from_fixed: Matrix3, reduction: int, rounds: int = 3, iterations: int | None = None
+        self,
+        moving_from_fixed: Matrix3,
+        reduction: int,
+        rounds: int = 3,
+        iterations: int | None = None,
+        far: float = math.inf,
     ) -> Polished:
         level = level_from_full(reduction)
         full = np.linalg.inv(level)
@@ -218,6 +236,7 @@ class Pair:
             level @ moving_from_fixed @ full,
             self.model,
             rounds=rounds,
+            far_px=far,
             # On large pictures the finest detail costs more than it is worth once the precision is reached.
             enough_px=0.5 * self.wanted.precision / reduction if math.prod(self.size_hw) > _BASE_PIXELS else 0.0,
             iterations=iterations if iterations is not None else self.wanted.iterations or 10,

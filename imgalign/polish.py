@@ -73,6 +73,7 @@ def polish(
     robust: bool = True,
     light: bool | None = None,
     enough_px: float = 0.0,
+    far_px: float = math.inf,
 ) -> Polished:
     """Refine a transform that is right to about a pixel; pictures `(1, 1, H, W)` with masks.
 
@@ -87,6 +88,7 @@ def polish(
         oversampling: Of the spline through the moving picture, 1 or 2.
         robust: Let occluders go; else plain least squares.
         enough_px: Predicted error of the corners below which blurred pictures are enough.
+        far_px: How far blurred pictures may move the corners before the others are looked at.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
     """
     cutoff = _CUTOFF if robust else math.inf
@@ -104,7 +106,8 @@ def polish(
         if descent.moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
             break
     answer = descent.polished(sparse.noise)
-    if rounds > 1 and not answer.white_sigma_px < enough_px:
+    near = corner_distance(moving_from_fixed, answer.moving_from_fixed, size_hw) <= far_px
+    if rounds > 1 and near and not answer.white_sigma_px < enough_px:
 
         def with_all_pixels() -> Polished:
             descent.run(blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
