@@ -140,7 +140,7 @@ class Pair:
             polished = self.polish(best.moving_from_fixed, _FAR)
         if self.apart(best, polished) > _FAR * self.base:
             polished = self.polish(polished.moving_from_fixed)
-        polished = self.by_features(candidate, polished)
+        polished = self.by_features(candidate, polished).doubted()
         self.seconds["refine"] += time.perf_counter() - began
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
         if self.apart(candidate.ranked[0], polished) > _SAME * self.judged_at:
@@ -169,7 +169,7 @@ class Pair:
         if not self.allowed(matrix) or not _CLEARLY * corner_sigma(other, self.model, self.size_hw) < known:
             return polished
         seen = self._polish_at(matrix, self.base, rounds=1, iterations=0)
-        return replace(seen, moving_from_fixed=matrix, covariance=covariance, converged=True)
+        return replace(seen, moving_from_fixed=matrix, covariance=covariance, converged=True, doubt_px=0.0)
 
     def descended(self, best: Answer) -> Answer:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""
@@ -245,7 +245,12 @@ class Pair:
         )
         matrix = full @ done.moving_from_fixed @ level
         # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
-        return replace(done, moving_from_fixed=matrix / matrix[2, 2], covariance=done.covariance * reduction**2)
+        return replace(
+            done,
+            moving_from_fixed=matrix / matrix[2, 2],
+            covariance=done.covariance * reduction**2,
+            doubt_px=done.doubt_px * reduction,
+        )
 
     def unknown_along(self, polished: Polished, direction_deg: float) -> Polished:
         """An answer whose shift along a direction may be anything up to a quarter of the picture."""

@@ -28,6 +28,7 @@ _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors
 _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
 _ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
+_CHANCE = 2.0  # standard deviations of the smooth answer by which both differ without a reason
 _SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
 _NOISY = 0.1  # residual of blurred pictures, in contrasts, from which noise matters
 _HELD = 0.1  # share by which noise in the gradients may hold a step back; of the predicted error, too
@@ -47,6 +48,7 @@ class Polished:
         converged: The last step was below the tolerance.
         history: Loss after each step.
         white_sigma_px: Predicted error of the corners if noise is white: what answers are compared by.
+        doubt_px: By how much answers from blurred and from sharp pictures contradict each other beyond chance.
     """
 
     moving_from_fixed: Matrix3
@@ -58,6 +60,14 @@ class Polished:
     converged: bool
     history: tuple[float, ...]
     white_sigma_px: float
+    doubt_px: float = 0.0
+
+    def doubted(self) -> "Polished":
+        """The same with an error bar that holds the doubt as well."""
+        known = corner_sigma(self.covariance)
+        if self.doubt_px == 0 or known == 0:
+            return self
+        return replace(self, covariance=self.covariance * (1 + (self.doubt_px / known) ** 2), doubt_px=0.0)
 
 
 def polish(
@@ -120,7 +130,9 @@ def polish(
         worth = False if problem.gain is None else light
         sharp = Sharp(spectra, fixed[1], moving[1], oversampling, worth, robust)
         answer = _sharpened(descent, sharp, rounds, iterations, tolerance_px)
-        if not _agrees(first, answer, size_hw):
+        if _agrees(first, answer, size_hw):
+            answer = replace(answer, doubt_px=_doubt_px(first, answer, size_hw))
+        else:
             descent.matrix = torch.as_tensor(first.moving_from_fixed)[None]
             # The noise of the pictures is what the unblurred ones show.
             answer = replace(first if noisy or sparse is blurred else with_all_pixels(), noise=answer.noise)
@@ -211,6 +223,12 @@ def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
     # Two estimates of a sigma scatter: always to take the smaller would be to take the one that flatters.
     return second < 1.5 * first and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
+
+
+def _doubt_px(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> float:
+    """By how much the sharp answer contradicts the smooth one beyond chance."""
+    apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
+    return math.sqrt(max(apart**2 - (_CHANCE * smooth.white_sigma_px) ** 2, 0.0))
 
 
 def _matched(picture: Spectrum, finer_by: float) -> Spectrum:

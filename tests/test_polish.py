@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
 
-from imgalign.polish import polish
+from imgalign.polish import _doubt_px, polish
 from imgalign.transforms import MODELS
 
 SIZE = (100, 120)
@@ -147,3 +149,13 @@ def test_occluders_are_let_go(contrasts):
     moving[30:60, 30:60] = pair(Blobs(77, 120), SIZE, np.eye(3))[0][30:60, 30:60] + contrasts * fixed.std()
     # What is as bright as the scene is alike where both are flat, and there weighs in the light.
     assert corner_error(polished(fixed, moving, np.eye(3), "rigid").moving_from_fixed, truth, SIZE) < 0.03
+
+
+def test_what_blurred_and_sharp_pictures_contradict_each_other_in_widens_the_error_bar():
+    smooth = replace(polished(*pair(SCENE, SIZE, np.eye(3)), np.eye(3), "translate"), white_sigma_px=0.01)
+    near, far = (replace(smooth, moving_from_fixed=about_centre(SIZE, shift=(x, 0))) for x in (0.015, 0.05))
+    assert _doubt_px(smooth, near, SIZE) == 0
+    assert _doubt_px(smooth, far, SIZE) == pytest.approx((0.05**2 - 0.02**2) ** 0.5)
+    bar = replace(far, covariance=torch.diag(torch.tensor([1e-6, 3e-6])), doubt_px=0.04)
+    assert bar.doubted().covariance.trace() == pytest.approx(4e-6 + 0.04**2)
+    assert near.doubted() is near
