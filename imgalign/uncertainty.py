@@ -77,8 +77,9 @@ def covariance(
     information = state.information(p)[0]
     eye = torch.eye(p, dtype=information.dtype)
     bread = torch.linalg.pinv(information)
+    leverage = (shares * bread.T).sum((1, 2))
     scores = torch.linalg.solve(eye - _MOST_LEVERAGE * shares @ bread, scores[..., None])[..., 0]
-    meat = scores.T @ scores
+    meat = _evened(scores.T @ scores, information, bread, leverage)
     # Few tiles know their own spread badly, and p parameters have been fitted to them (Hotelling's correction).
     meat = meat * count / max(count - p - 1, 1)
     if noise is None:
@@ -89,6 +90,19 @@ def covariance(
     white = noise.white(problem.fixed)
     breads = [_less(information, variance * unit) for variance in (max(most, white), white)]
     return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
+
+
+def _evened(meat: Tensor, information: Tensor, bread: Tensor, leverage: Tensor) -> Tensor:
+    """The scatter of the scores, drawn to that of noise alike everywhere where few tiles tell how it differs.
+
+    It is known from as many draws as there would be tiles if all had one leverage. The inverse of a covariance from few
+    draws is far too large in directions in which they happen to scatter little, so that it is shrunk (Ledoit and Wolf
+    2004): as many draws as there are unknowns and one more are put in at the mean strength of all directions.
+    """
+    p = len(meat)
+    draws = leverage.sum() ** 2 / leverage.square().sum().clamp_min(1e-30)
+    strength = torch.trace(meat @ bread) / p
+    return torch.lerp(meat, strength * information, (p + 1) / (draws + p + 1))
 
 
 def corner_sigma(covariance: Tensor) -> float:

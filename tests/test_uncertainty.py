@@ -6,9 +6,9 @@ import torch
 from scenes import Blobs, about_centre, pair
 from test_refine import SIZE, problem, tensor
 
-from imgalign.refine import evaluate
+from imgalign.refine import evaluate, refine
 from imgalign.transforms import MODELS
-from imgalign.uncertainty import noise_information, tile_scores
+from imgalign.uncertainty import covariance, noise_information, tile_scores
 
 
 def test_tile_scores_sum_to_the_slope_without_gain_and_bias():
@@ -59,3 +59,24 @@ def test_noise_in_gradients_adds_what_it_adds_on_average():
     expected = noise_information(two, state, MODELS["similarity"], 1.0).numpy()
     # 9900 squared normal numbers scatter by 1.4 %.
     np.testing.assert_allclose(drawn, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_error_bars_of_few_stars_hold_in_all_directions():
+    rng = np.random.default_rng(0)
+    size = (160, 160)
+    y, x = np.mgrid[:160, :160]
+    squares = []
+    for _ in range(30):
+        stars = rng.uniform(15, 145, (10, 2))
+        sky = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2) / 8) for a, b in stars)
+        two = problem(*(sky + 0.03 * rng.normal(0, 1, size) for _ in range(2)))
+        gy, gx = np.gradient(sky)
+        two = replace(two, gradient_x=tensor(gx), gradient_y=tensor(gy))
+        state = refine(two, torch.eye(3, dtype=torch.float64)[None], MODELS["affine"], cutoff=math.inf)
+        known, _ = covariance(two, state, MODELS["affine"], math.inf, 16, None)
+        generators = torch.as_tensor(MODELS["affine"].generators(size))
+        away = (state.final[0] - torch.eye(3))[:2].flatten()
+        error = torch.linalg.lstsq(generators[:, :2].flatten(1).T, away).solution
+        squares.append(float(error @ torch.linalg.solve(known, error)) / 6)
+    # 0.7 here; 1.35 where the scatter of so few is believed in each direction.
+    assert 0.6 < np.mean(squares) < 1.1
