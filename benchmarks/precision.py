@@ -111,6 +111,8 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
     bound = None
     if sigma:
         slopes = gain * scene.slopes(look, size_hw)
+        if kind == "poisson":
+            slopes[clean <= 0] = 0  # there is no light less than none
         bound = corner_bound(model, gain * clean, slopes, variance, truth, size_hw, size_hw, inset=INSET)
     return Trial(
         model,

@@ -20,6 +20,7 @@ from imgalign.decompose import decompose, jacobians
 from imgalign.descent import descend
 from imgalign.errors import OptionError
 from imgalign.ladder import Ladder
+from imgalign.light import noise_variance
 from imgalign.plane import Plane
 from imgalign.polish import Polished, polish
 from imgalign.search import Hypothesis, distinct, full_range, search
@@ -34,6 +35,7 @@ _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer 
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
 _FEATURES_KNOW = 0.05  # pixels of the base level: predicted errors below are out of the reach of feature pictures
+_WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
 _CLEARLY = 2.0  # times as exact as grey values, by their predicted errors, features have to be
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
@@ -162,7 +164,10 @@ class Pair:
         Two modalities of one scene may share no more than edges. Grey values then pull from a good place to a worse.
         """
         known = corner_sigma(polished, self.model, self.size_hw)
-        if known < _FEATURES_KNOW * self.base:
+        pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
+        white = math.sqrt(sum(float(noise_variance(p) / p.var().clamp_min(1e-20)) for p in pictures))
+        # Where the pictures differ by no more than their own noise, grey values know all there is to know.
+        if known < _FEATURES_KNOW * self.base or polished.noise < _WHITE * white:
             return polished
         matrix, covariance = self.ladder.finest(candidate.ranked[0].moving_from_fixed, self.model, self.size_hw)
         other = replace(polished, moving_from_fixed=matrix, covariance=covariance)

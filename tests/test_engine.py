@@ -31,7 +31,7 @@ def candidate(two):
 def test_feature_pictures_stand_in_where_grey_values_know_little(two, candidate):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     astray = about_centre(SIZE, shift=(7, -3), angle_deg=3)
-    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + torch.eye(3))
+    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + torch.eye(3), noise=1.0)
     mended = two.by_features(candidate, lost)
     assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
     assert corner_sigma(mended, two.model, SIZE) < 0.1
@@ -56,3 +56,9 @@ def test_an_answer_falls_behind_a_place_that_fits_better(two, candidate):
     assert two.foremost([elsewhere, right], []).score == right.score
     # A place that was only seen, not polished, counts as well.
     assert two.foremost([elsewhere], [candidate]).probability < 0.6 * alone.probability
+
+
+def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(two, candidate):
+    polished = two.polish(candidate.ranked[0].moving_from_fixed)
+    unsure = replace(polished, covariance=polished.covariance + torch.eye(3), noise=1e-4)
+    assert two.by_features(candidate, unsure) is unsure
