@@ -57,7 +57,8 @@ def test_pair_that_kills_its_process_fails_alone(job):
     finally:
         pool.close()
     assert sorted(done) == [str(number) for number in range(8)]
-    assert [name for name, line in done.items() if line["verdict"] == "failed"] == ["3"]
+    failed = {name: line["error"] for name, line in done.items() if line["verdict"] == "failed"}
+    assert list(failed) == ["3"], failed
     assert "killed 2 times (signal 9, SIGKILL; most likely there was not enough memory)" in done["3"]["error"]
     assert pool.lost_workers
     assert len({line["worker"] for line in done.values()}) > 2  # the dead were replaced
