@@ -18,6 +18,7 @@ from imgalign.engine import Answer, Pair, corner_covariance
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.light import mean
 from imgalign.plane import Plane, plane
+from imgalign.pyramid import reduce
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.wanted import STARTS, AlignOptions, Wanted
 
@@ -276,8 +277,9 @@ def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float
 
     The loss is the variance left unexplained.
     """
-    reduction = pair.base * max(1, max(*pair.size_hw, *pair.moving.size_hw) // (250 * pair.base))
-    (f, wf), (m, wm) = pair.fixed.at(reduction), pair.moving.at(reduction)
+    further = max(1, max(*pair.size_hw, *pair.moving.size_hw) // (250 * pair.base))
+    reduction = pair.base * further
+    (f, wf), (m, wm) = (reduce(*picture.at(pair.base), further) for picture in (pair.fixed, pair.moving))
     level = level_from_full(reduction)
     matrices = torch.as_tensor(np.stack([np.eye(3), level @ moving_from_fixed @ np.linalg.inv(level)]))
     seen, weight = Reader(m, mask_or_none(wm), (m.shape[-2], m.shape[-1])).on_grid(matrices, (f.shape[-2], f.shape[-1]))

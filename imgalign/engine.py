@@ -74,9 +74,9 @@ class Pair:
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
         pixels = max(math.prod(fixed.size_hw), math.prod(moving.size_hw))
-        self.base = 1 if pixels <= _BASE_PIXELS else math.ceil(math.sqrt(pixels / _ENOUGH_PIXELS))
+        self.base = 1 if pixels <= _BASE_PIXELS else _even(math.sqrt(pixels / _ENOUGH_PIXELS))
         shortest = min(*fixed.size_hw, *moving.size_hw)
-        self.base = min(self.base, max(1, shortest // 32))
+        self.base = min(self.base, 2 * (shortest // 64) or 1)
         self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
         self.near = _LIKE * max(self.size_hw)
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
@@ -214,9 +214,10 @@ class Pair:
         done = self._polish_at(moving_from_fixed, reduction, far=far)
         if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self.base:
             return done
-        finest = max(1, math.ceil(math.sqrt(math.prod(self.size_hw) / _MOST_PIXELS)))
+        pixels = math.prod(self.size_hw)
+        finest = 1 if pixels <= _MOST_PIXELS else _even(math.sqrt(pixels / _MOST_PIXELS) + 0.5)
         while reduction > finest and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
-            reduction = max(finest, reduction // 2)
+            reduction = max(finest, _even(reduction / 2) if reduction > 2 else 1)
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done
 
@@ -354,6 +355,11 @@ class Pair:
         best = distinct(full, self.size_hw, 0.06 * math.hypot(*self.size_hw), 12)
         self.seconds["start"] += time.perf_counter() - began
         return best
+
+
+def _even(reduction: float) -> int:
+    """The even number nearest to a reduction of more than one: even ones are the exact ones (`plane.Plane.at`)."""
+    return 2 * max(1, round(0.5 * reduction))
 
 
 def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> float:

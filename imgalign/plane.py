@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.errors import ShapeError
-from imgalign.pyramid import reduce
+from imgalign.pyramid import halve, reduce
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BAND_PIXELS = 1 << 20
@@ -36,15 +36,19 @@ class Plane:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     def at(self, reduction: int) -> tuple[Image, Weight]:
-        """Grey values, about 0 to 1, and weights, each `(1, 1, H // reduction, W // reduction)`, float32."""
+        """Grey values, about 0 to 1, and weights, each `(1, 1, H // reduction, W // reduction)`, float32.
+
+        Even reductions are the exact ones: means over plain blocks let fine detail come back as coarse.
+        """
         if reduction not in self._made:
             self._made[reduction] = self._make(reduction)
         return self._made[reduction]
 
     def _make(self, reduction: int) -> tuple[Image, Weight]:
-        finer = [k for k in self._made if reduction % k == 0]
-        if finer:
-            return reduce(*self._made[max(finer)], reduction // max(finer))
+        # From the picture itself, never from a level that happens to be there: answers must not depend on that.
+        return self._blocks(reduction) if reduction % 2 else halve(*self._blocks(reduction // 2))
+
+    def _blocks(self, reduction: int) -> tuple[Image, Weight]:
         h, w = self.size_hw
         rows = max(1, _BAND_PIXELS // max(w, 1) // reduction) * reduction
         shape = (1, 1, h // reduction, w // reduction)

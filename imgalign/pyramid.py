@@ -37,6 +37,31 @@ def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
     return block_mean(image * weight, factor) / mean_weight.clamp_min(1e-6), mean_weight
 
 
+def halve(image: Image, weight: Weight) -> tuple[Image, Weight]:
+    """Half the pixels a side, each a weighted mean with weights 1, 3, 3, 1 along each axis; a last odd one is dropped.
+
+    A mean over two pixels alone lets waves shorter than the new pixels hold come back as longer ones, which move
+    otherwise than the picture does: on photographs it pulled by hundredths of a pixel.
+    """
+    if is_whole(weight):
+        image = _halved(_halved(image.mT).mT)
+        return image, torch.ones_like(image)
+    mean_weight = _halved(_halved(weight.mT).mT)
+    return _halved(_halved((image * weight).mT).mT) / mean_weight.clamp_min(1e-6), mean_weight
+
+
+def _halved(image: Tensor) -> Tensor:
+    """`halve` along rows; beyond the ends the last pixel stands for the missing one."""
+    n = image.shape[-2] // 2
+    even, odd = image[..., 0 : 2 * n : 2, :], image[..., 1 : 2 * n : 2, :]
+    out = (even + odd).mul_(3)
+    out[..., 1:, :] += odd[..., :-1, :]
+    out[..., :-1, :] += even[..., 1:, :]
+    out[..., :1, :] += image[..., :1, :]
+    out[..., -1:, :] += image[..., min(2 * n, image.shape[-2] - 1), :].unsqueeze(-2)
+    return out.mul_(1 / 8)
+
+
 def block_mean(image: Image, side: int) -> Image:
     """Mean over blocks of `side` x `side` pixels; rows and columns that fill no block are dropped.
 

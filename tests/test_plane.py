@@ -86,13 +86,32 @@ def test_masks_come_as_bool_as_8_bit_and_as_tensors(mask):
     np.testing.assert_array_equal(grey(RAMP, mask)[1], RAMP > 0.5)
 
 
-def test_reduction_is_the_mean_of_blocks_and_equals_reducing_twice():
-    values, weight = grey(np.tile(RAMP, (2, 2)), reduction=4)
-    np.testing.assert_allclose(values, np.tile(RAMP, (2, 2)).reshape(4, 4, 6, 4).mean((1, 3)), rtol=1e-5)
-    assert weight.shape == (4, 6)
-    p = plane(np.tile(RAMP, (2, 2)), None, CPU, "fixed")
-    p.at(2)
-    np.testing.assert_allclose(p.at(4)[0][0, 0].numpy(), values, rtol=1e-5)
+def test_an_odd_reduction_is_the_mean_of_blocks():
+    values, weight = grey(np.tile(RAMP, (2, 2)), reduction=3)
+    h, w = (3 * (2 * n // 3) for n in RAMP.shape)
+    expected = np.tile(RAMP, (2, 2))[:h, :w].reshape(h // 3, 3, w // 3, 3).mean((1, 3))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    assert weight.shape == expected.shape
+
+
+@pytest.mark.parametrize("reduction", [2, 4])
+def test_an_even_reduction_keeps_ramps_and_lets_no_fine_wave_come_back_as_a_coarse_one(reduction):
+    y, x = np.mgrid[:64, :80].astype(np.float32)
+    values, _ = grey(0.003 * x - 0.002 * y + 0.5, reduction=reduction)
+    h, w = values.shape
+    ky, kx = np.mgrid[:h, :w]
+    at = lambda k: (k + 0.5) * reduction - 0.5  # noqa: E731
+    inner = np.s_[1:-1, 1:-1]
+    np.testing.assert_allclose(values[inner], (0.003 * at(kx) - 0.002 * at(ky) + 0.5)[inner], rtol=1e-5)
+    wave, _ = grey(0.5 + 0.4 * np.cos(2 * np.pi * 0.8 / reduction * x), reduction=reduction)
+    # What a mean over blocks leaves of it is a quarter.
+    assert np.abs(wave - 0.5)[inner].max() < 0.4 * 0.05
+
+
+def test_levels_do_not_depend_on_those_that_are_there():
+    p, q = (plane(np.tile(RAMP, (3, 3)), None, CPU, "fixed") for _ in range(2))
+    p.at(1), p.at(2)
+    np.testing.assert_array_equal(p.at(4)[0].numpy(), q.at(4)[0].numpy())
 
 
 def test_bands_of_a_wide_picture_join_without_a_seam(monkeypatch):
