@@ -1,9 +1,7 @@
 """The last refinement, on the finest level: as exact as the noise allows, with an error bar.
 
-From a transform that is right to about a pixel, the same thing again and again: read the moving picture where the
-transform says; learn from the two pictures what is light (a local gain), what is noise and at which
-frequencies, and which pixels fit worse than others; refine with that. The gradients are those of the common
-image, the Wiener-filtered mean of both, so that noise does not enter as structure.
+From a transform that is right to about a pixel: first on blurred pictures (`smooth`), which forgive much, then on all
+frequencies (`sharp`), again and again until nothing moves. The sharp answer stands where the smooth one agrees.
 """
 
 import math

@@ -36,9 +36,9 @@ _ONE_WAY = 0.03  # of the shared structure across the edges: so little along the
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 
 # Logistic regression of `python -m benchmarks.calibrate --count 16 --seed 4242` on pairs that score nothing, with an
-# engine that went astray more often than this one: from the few errors that are left the fit learns too little of the
-# margin, and is too sure of itself on repetitive texture. What patches say is too rare to be fitted: in 443 right answers
-# they never fell below 0.85.
+# engine that went astray more often than this one: from the few errors that are left a fit learns too little of the
+# margin, and is too sure of itself on repetitive texture. What patches say is too rare to be fitted: in 443 right
+# answers they never fell below 0.85.
 BY_HAND = {"fine": 10.0}
 _ALONE = 1.5  # log of the score over the next one's where there is none, or none that counts
 _TIED = 0.01  # log of the score over the next one's at which both fit about alike; no right answer came below 0.06
