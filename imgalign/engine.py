@@ -164,10 +164,12 @@ class Pair:
         Two modalities of one scene may share no more than edges. Grey values then pull from a good place to a worse.
         """
         known = corner_sigma(polished, self.model, self.size_hw)
+        if known < _FEATURES_KNOW * self.base:
+            return polished
         pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
         white = math.sqrt(sum(float(noise_variance(p) / p.var().clamp_min(1e-20)) for p in pictures))
         # Where the pictures differ by no more than their own noise, grey values know all there is to know.
-        if known < _FEATURES_KNOW * self.base or polished.noise < _WHITE * white:
+        if polished.noise < _WHITE * white:
             return polished
         matrix, covariance = self.ladder.finest(candidate.ranked[0].moving_from_fixed, self.model, self.size_hw)
         other = replace(polished, moving_from_fixed=matrix, covariance=covariance)
