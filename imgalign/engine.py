@@ -216,12 +216,17 @@ class Pair:
         done = self._polish_at(moving_from_fixed, reduction, far=far)
         if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self.base:
             return done
-        pixels = math.prod(self.size_hw)
-        finest = 1 if pixels <= _MOST_PIXELS else _even(math.sqrt(pixels / _MOST_PIXELS) + 0.5)
+        finest = self.finest
         while reduction > finest and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
             reduction = max(finest, _even(reduction / 2) if reduction > 2 else 1)
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done
+
+    @property
+    def finest(self) -> int:
+        """The reduction of the finest level that is ever polished."""
+        pixels = math.prod(self.size_hw)
+        return 1 if pixels <= _MOST_PIXELS else 2 * math.ceil(0.5 * math.sqrt(pixels / _MOST_PIXELS))
 
     def _on_the_way(self) -> list[int]:
         """Reductions between the ladder's last level and the base, halving: each brings the next within its basin."""

@@ -62,3 +62,10 @@ def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(t
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     unsure = replace(polished, covariance=polished.covariance + torch.eye(3), noise=1e-4)
     assert two.by_features(candidate, unsure) is unsure
+
+
+@pytest.mark.parametrize("most", [48_000, 20_000, 9_000, 2_500])
+def test_no_level_has_more_pixels_than_memory_is_meant_for(two, most, monkeypatch):
+    monkeypatch.setattr("imgalign.engine._MOST_PIXELS", most)
+    assert 48_000 / two.finest**2 <= most
+    assert two.finest == 1 or two.finest % 2 == 0
