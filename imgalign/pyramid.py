@@ -41,7 +41,7 @@ def halve(image: Image, weight: Weight) -> tuple[Image, Weight]:
     """Half the pixels a side, each a weighted mean with weights 1, 3, 3, 1 along each axis; a last odd one is dropped.
 
     A mean over two pixels alone lets waves shorter than the new pixels hold come back as longer ones, which move
-    otherwise than the picture does: on photographs it pulled by hundredths of a pixel.
+    otherwise than the picture does, and pull answers along.
     """
     if is_whole(weight):
         image = _halved(_halved(image.mT).mT)
