@@ -16,10 +16,10 @@ from imgalign.coords import level_from_full
 from imgalign.decompose import plain_sigma
 from imgalign.engine import Answer, Pair, corner_covariance
 from imgalign.errors import DeviceError, OptionError, ShapeError
-from imgalign.light import mean
 from imgalign.plane import Plane, plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader, mask_or_none
+from imgalign.sums import mean, total
 from imgalign.wanted import STARTS, AlignOptions, Wanted
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
 def _nothing_to_see(pair: Pair) -> str:
     for role, picture in (("fixed", pair.fixed), ("moving", pair.moving)):
         image, weight = picture.at(pair.base)
-        if float(weight.sum()) < 30:
+        if float(total(weight)) < 30:
             return f"the {role} picture is masked or transparent everywhere"
         low, high = image[weight > 0.5].aminmax() if float(weight.min()) <= 0.5 else image.aminmax()
         if not float(high - low) > 1e-6 * max(1.0, abs(float(high)), abs(float(low))):

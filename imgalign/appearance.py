@@ -10,6 +10,7 @@ import torch
 from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences
 from imgalign.pyramid import blur, blurred_weight, is_whole, masked_blur
+from imgalign.sums import mean
 
 
 def local_contrast(image: Image, weight: Weight, sigma: float, floor: float) -> Image:
@@ -49,9 +50,7 @@ def orientation(image: Image, weight: Weight, sigma: float, floor: float) -> Ima
 def features(image: Image, weight: Weight) -> Image:
     """Local contrast and orientation of a small picture, `(B, 3, H, W)`: what hypotheses are refined on."""
     smooth = masked_blur(image, weight, 0.7)
-    total = weight.sum().clamp_min(1e-6)
-    mean = (image * weight).sum() / total
-    contrast = ((image - mean) ** 2 * weight).sum() / total
+    contrast = mean((image - mean(image, weight)) ** 2, weight)
     local = local_contrast(smooth, weight, 6.0, 0.1 * float(contrast) ** 0.5 + 1e-12)
     return torch.cat([local, edges(smooth, weight)], 1)
 
@@ -59,5 +58,5 @@ def features(image: Image, weight: Weight) -> Image:
 def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
     """`orientation` of a smoothed picture, with half its mean gradient as the floor."""
     gx, gy = central_differences(smooth)
-    energy = ((gx * gx + gy * gy) * weight).sum() / weight.sum().clamp_min(1e-6)
+    energy = mean(gx * gx + gy * gy, weight)
     return orientation(smooth, weight, sigma, 0.5 * float(energy) ** 0.5 + 1e-12)

@@ -7,6 +7,7 @@ gradient image, which are two small matrix products.
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,14 @@ from torch import Tensor
 
 from imgalign.coords import centre_normalisation
 from imgalign.transforms import Model
+
+
+class _Powers(NamedTuple):
+    """Powers of the coordinates in the dtype and on the device of a picture."""
+
+    x: Tensor  # (w, 2d + 1)
+    y: Tensor  # (blocks, 2d + 1, side), by blocks of rows
+    y_left: Tensor  # (2d + 1, rows, 1), of the rows that are left
 
 
 @dataclass(frozen=True)
@@ -31,17 +40,16 @@ class Basis:
     qq: Tensor
     powers_x: Tensor
     powers_y: Tensor
-    _on: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _on: dict[tuple[torch.dtype, torch.device], _Powers] = field(default_factory=dict, init=False, repr=False)
 
-    def powers(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Powers of x `(w, 2d + 1)` and of y `(h, 2d + 1)` in the dtype and on the device of a picture."""
+    def _powers(self, like: Tensor) -> _Powers:
         key = like.dtype, like.device
         if key not in self._on:
             # First the dtype: not every device has float64.
             x, y = (p.to(like.dtype).to(like.device) for p in (self.powers_x, self.powers_y))
-            self._on[key] = x, y
+            side = _block_side(len(y))
+            whole = len(y) // side * side
+            self._on[key] = _Powers(x, y[:whole].unflatten(0, (-1, side)).mT.contiguous(), y[whole:].T[..., None])
         return self._on[key]
 
     def moments(self, images: Tensor, order: int, scale: Tensor | None = None) -> Tensor:
@@ -50,9 +58,14 @@ class Basis:
         With a `scale` `(B, C, 1, 1)` the channels are summed by it: `(B, i, j)`. In the dtype of the images.
         """
         terms = order * (self.p.shape[-1] - 1) + 1
-        px, py = (powers[:, :terms] for powers in self.powers(images))
-        # Rows first: a narrow matrix from the left runs along memory, from the right it is five times as slow.
-        sums = (py.T @ images) @ px
+        powers = self._powers(images)
+        blocks, _, side = powers.y.shape
+        # Rows first: a narrow matrix from the left runs along memory, from the right it is five times as slow. And by
+        # blocks of rows: one long product is split among threads, and its rounding depends on how many there are.
+        sums = (powers.y[:, :terms] @ images[..., : blocks * side, :].unflatten(-2, (blocks, side))).sum(-3)
+        if powers.y_left.numel():
+            sums = sums + (powers.y_left[:terms] * images[..., None, blocks * side :, :]).sum(-2)
+        sums = sums @ powers.x[:, :terms]
         return sums if scale is None else (sums * scale).sum(1)
 
 
@@ -88,6 +101,11 @@ def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
         out[axis, i, j + 1] -= field[2, 0]
         out[axis, i + 1, j] -= field[2, 1]
     return out[:, : degree + 1, : degree + 1]
+
+
+def _block_side(rows: int) -> int:
+    """Rows of a block, 8 to 20: so many that none are left, if there is such a number."""
+    return next((side for side in range(min(20, rows), 7, -1) if rows % side == 0), min(16, rows))
 
 
 @lru_cache(maxsize=16)

@@ -24,6 +24,7 @@ from imgalign.light import noise_variance
 from imgalign.plane import Plane
 from imgalign.polish import Polished, polish
 from imgalign.search import Hypothesis, distinct, full_range, search
+from imgalign.sums import variance
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
 from imgalign.wanted import Wanted
 
@@ -167,7 +168,7 @@ class Pair:
         if known < _FEATURES_KNOW * self.base:
             return polished
         pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
-        white = math.sqrt(sum(float(noise_variance(p) / p.var().clamp_min(1e-20)) for p in pictures))
+        white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
         # Where the pictures differ by no more than their own noise, grey values know all there is to know.
         if polished.noise < _WHITE * white:
             return polished

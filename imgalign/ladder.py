@@ -16,6 +16,7 @@ from imgalign.pyramid import masked_blur, shrink
 from imgalign.refine import CUTOFF, Problem, State, refine
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
+from imgalign.sums import total
 from imgalign.transforms import MODELS, Model, corner_distance, local_scale
 from imgalign.uncertainty import corner_sigma, covariance
 
@@ -182,7 +183,7 @@ def _eased(problem: Problem, start: torch.Tensor) -> torch.Tensor:
 
 def _scores(state: State, rung: Rung) -> torch.Tensor:
     """Scores of a batch as `Hypothesis` has them; those without a position get minus infinity."""
-    pixels = state.overlap * float(rung.problem.weight.sum())
+    pixels = state.overlap * float(total(rung.problem.weight))
     score = torch.atanh(state.correlation.clamp(0, 0.999)) * pixels.clamp_min(0).sqrt()
     finite = torch.isfinite(state.final).all((1, 2)) & (state.overlap > 0)
     return torch.where(finite, score, -math.inf)

@@ -18,6 +18,7 @@ from torch import Tensor
 from imgalign._types import Image, Weight
 from imgalign.occluders import alike
 from imgalign.refine import Problem
+from imgalign.sums import mean
 
 _SIGMA = 12.0  # pixels over which light may change
 _FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
@@ -55,11 +56,6 @@ class Light:
         return replace(
             problem, fixed=problem.fixed - self.fixed_mean, gain=self.gain, offset=self.gain * self.warped_mean
         )
-
-
-def mean(x: Tensor, valid: Weight) -> Tensor:
-    """Weighted mean over all pixels, a number as a tensor."""
-    return (x * valid).sum() / valid.sum().clamp_min(1e-6)
 
 
 def changing_light(

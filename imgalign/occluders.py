@@ -10,6 +10,7 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Weight
+from imgalign.sums import mean
 
 _BLOCK = 4  # pixels a side: neither noise nor a transform that is a pixel off changes the mean over them much
 _WHOLE = 0.95  # of a block that must be seen: nobody knows what lies under a mask
@@ -51,12 +52,11 @@ def alike(fixed: Image, warped: Image, valid: Weight) -> Weight | None:
     usual = (_USUAL * (part - bias).abs().median()) ** 2 + _NOTHING**2 * part_f.var()
     m = gain * m - bias
     residual, common = m - f, 0.5 * (f + m)
-    total = seen.sum()
-    common = common - (common * seen).sum() / total
+    common = common - mean(common, seen)
     around = _around(torch.cat([residual * residual * seen, common * common * seen, seen]))
     excess = around[:1] / (around[1:2] + usual * around[2:]).clamp_min(1e-20)
     weight = ((_UNLIKE - excess) / (_UNLIKE - _ALIKE)).clamp_(0, 1)
-    share = float((weight * seen).sum() / total)
+    share = float(mean(weight, seen))
     if share < _MOST or share == 1:
         return None
     # What is let go has an edge, which blurs and filters spread by some pixels.

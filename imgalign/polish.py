@@ -18,6 +18,7 @@ from imgalign.sampling import mask_or_none
 from imgalign.sharp import Sharp
 from imgalign.smooth import lattice, smooth
 from imgalign.spectral import Spectrum, spectrum
+from imgalign.sums import total
 from imgalign.transforms import Model, corner_distance, local_scale
 from imgalign.uncertainty import BlurredNoise, corner_sigma, covariance
 
@@ -137,7 +138,7 @@ def polish(
     everywhere = replace(blurred.pictures.moving, margin=0.0)
     at = mapped_planes(torch.as_tensor(answer.moving_from_fixed)[None], size_hw, fixed[0].dtype, fixed[0].device)
     weight = everywhere.weights(*at) * fixed[1]
-    return replace(answer, overlap=float(weight.sum() / fixed[1].sum().clamp_min(1e-9)))
+    return replace(answer, overlap=float(total(weight) / total(fixed[1]).clamp_min(1e-9)))
 
 
 class _Descent:

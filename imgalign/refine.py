@@ -19,6 +19,7 @@ from imgalign._types import Image, Matrix, Weight
 from imgalign.basis import Basis, basis_of
 from imgalign.devices import gathered
 from imgalign.sampling import Reader
+from imgalign.sums import plane_sums, total
 from imgalign.transforms import Model, exponential
 
 CUTOFF = 4.0  # robust standard deviations from which residuals lose weight: what the pictures do not share is much
@@ -227,19 +228,21 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
             returned state carries the scale of its own residuals, and its loss and weights by the given one.
     """
     moving, valid = problem.read(matrices)
-    total = valid.sum((1, 2, 3))
-    overlap = total / problem.weight.sum((1, 2, 3)).clamp_min(1e-9)
+    pixels = plane_sums(valid)[:, 0]
+    overlap = pixels / total(problem.weight).clamp_min(1e-9)
     fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
     own_scale = _residual_scale(residual, valid)
     weight, loss = robust(residual, valid, own_scale if scale is None else scale, cutoff)
-    loss = loss / total.clamp_min(1e-9)
+    loss = loss / pixels.clamp_min(1e-9)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
     # All that is small comes from the pictures' device together.
-    total, overlap, correlation, own_scale, loss, *sums = gathered(total, overlap, correlation, own_scale, loss, *sums)
+    pixels, overlap, correlation, own_scale, loss, *sums = gathered(
+        pixels, overlap, correlation, own_scale, loss, *sums
+    )
     used = own_scale if scale is None else scale
     normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums)
-    alive = total > _LEAST_WEIGHT
+    alive = pixels > _LEAST_WEIGHT
     return State(
         matrices=matrices,
         final=matrices.clone(),
@@ -272,10 +275,10 @@ def normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image
 
     The moving picture takes the sign of the correlation, so that an inverted one fits as well.
     """
-    total = valid.sum((2, 3), keepdim=True).clamp_min(1e-6)
+    pixels = plane_sums(valid)[..., None, None].clamp_min(1e-6)
 
     def mean(x: Tensor) -> Tensor:
-        return (x * valid).sum((2, 3), keepdim=True) / total
+        return plane_sums(x * valid)[..., None, None] / pixels
 
     f, m = fixed - mean(fixed), moving - mean(moving)
     gain_f, gain_m = mean(f * f).clamp_min(1e-12).rsqrt(), mean(m * m).clamp_min(1e-12).rsqrt()
@@ -295,10 +298,10 @@ def _residual_scale(residual: Image, valid: Weight) -> Tensor:
 def robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     """Weights of Cauchy's loss, `(B, C, h, w)`, and that loss summed over each row's pixels."""
     if cutoff == float("inf"):
-        return valid.expand_as(residual), (valid * residual * residual).sum((1, 2, 3))
+        return valid.expand_as(residual), plane_sums(valid * residual * residual).sum(1)
     width2 = (cutoff * scale).to(residual.dtype).to(residual.device).reshape(-1, 1, 1, 1) ** 2
     excess = 1 + residual * residual / width2
-    return valid / excess, (valid * excess.log()).sum((1, 2, 3)) * width2.flatten()
+    return valid / excess, plane_sums(valid * excess.log()).sum(1) * width2.flatten()
 
 
 def _unrelated_loss(scale: Tensor, cutoff: float, channels: int) -> Tensor:
@@ -330,8 +333,8 @@ def _sums(
         torch.stack([basis.moments(x, 1) for x in (g * residual, g, g * mean_picture)], 1) for g in (wx, wy)
     )
     wt, wr = weight * mean_picture, weight * residual
-    plain = torch.stack([x.sum((2, 3)) for x in (weight, wt, wt * mean_picture)], 1)
-    return [xx, xy, yy, along_x, along_y, plain, torch.stack([wr.sum((2, 3)), (wt * residual).sum((2, 3))], 1)]
+    plain = torch.stack([plane_sums(x) for x in (weight, wt, wt * mean_picture)], 1)
+    return [xx, xy, yy, along_x, along_y, plain, torch.stack([plane_sums(wr), plane_sums(wt * residual)], 1)]
 
 
 def _normal_equations(basis: Basis, sums: list[Tensor]) -> tuple[Tensor, Tensor]:

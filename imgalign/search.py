@@ -21,6 +21,7 @@ from imgalign.appearance import edges
 from imgalign.coords import level_from_full
 from imgalign.pyramid import fast_length, masked_blur, shrink
 from imgalign.sampling import Reader
+from imgalign.sums import total
 from imgalign.transforms import corner_distance
 
 SEARCH_PIXELS = 96  # longer side of the pictures that are searched
@@ -124,7 +125,7 @@ def _correlate(
     field, mask, turned = _turn(moving, first, mirror, side)
     energy_fixed = fixed[0].square().sum(1, keepdim=True)
     energy_moving = field.square().sum(1, keepdim=True)
-    least = max(16.0, LEAST_OVERLAP * min(float(fixed[1].sum()), float(moving[1].sum())))
+    least = max(16.0, LEAST_OVERLAP * min(float(total(fixed[1])), float(total(moving[1]))))
     ours, theirs = (torch.fft.rfft2(x, s=(frame, frame)) for x in (fixed[0], field))
     coarse = [(fixed[1], mask), (energy_fixed, mask), (fixed[1], energy_moving)]
     coarse_spectra = [(_coarse_spectrum(a, frame), _coarse_spectrum(b, frame)) for a, b in coarse]

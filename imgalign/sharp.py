@@ -14,11 +14,12 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import mapped_planes
-from imgalign.light import View, changing_light, lit, mean
+from imgalign.light import View, changing_light, lit
 from imgalign.pyramid import block_mean
 from imgalign.refine import Problem
 from imgalign.sampling import mask_or_none
 from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
+from imgalign.sums import mean
 from imgalign.transforms import local_scale
 
 _RAMP = 4.0  # pixels over which weights rise from the moving picture's border

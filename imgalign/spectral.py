@@ -16,6 +16,7 @@ from imgalign._types import Image, Weight
 from imgalign.devices import gathered
 from imgalign.pyramid import fast_length, masked_blur
 from imgalign.sampling import Reader
+from imgalign.sums import mean
 
 _WHITENING = 4.0  # no frequency is raised over another by more than this factor
 MARGIN = 4  # pixels at the border that filters spoil
@@ -175,9 +176,8 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
         weight: `(1, 1, H, W)` where both are seen.
     """
     h, w = fixed.shape[-2:]
-    total = weight.sum().clamp_min(1e-6)
     taper = weight * _hann(h, weight)[:, None] * _hann(w, weight)
-    f, m = (torch.fft.rfft2((x - (x * weight).sum() / total) * taper) for x in (fixed, warped))
+    f, m = (torch.fft.rfft2((x - mean(x, weight)) * taper) for x in (fixed, warped))
     count, cross, power_f, power_m = _ring_sums(
         [torch.ones_like(f.real), f.real * m.real + f.imag * m.imag, *(x.real**2 + x.imag**2 for x in (f, m))],
         (h, w),

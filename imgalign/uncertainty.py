@@ -18,6 +18,7 @@ from imgalign.basis import basis_of, over_blocks
 from imgalign.devices import gathered
 from imgalign.pyramid import block_mean
 from imgalign.refine import Problem, State, normalised, robust
+from imgalign.sums import variance
 from imgalign.transforms import Model
 
 _BLOCK = 8  # pixels a side over which a displacement field is taken for constant
@@ -46,7 +47,7 @@ class BlurredNoise:
 
     def white(self, blurred: Image) -> float:
         """Variance of the derivative at unit contrast."""
-        contrast = float(blurred.var().clamp_min(1e-12))
+        contrast = float(variance(blurred).clamp_min(1e-12))
         return self.step**2 * self.blurred / (2 * self.blur_px**2 * contrast)
 
     def most(self, scale: float) -> float:
@@ -88,7 +89,7 @@ def covariance(
     most = noise.most(float(state.scale[0]))
     unit = noise_information(problem, state, model, 1.0)
     white = noise.white(problem.fixed)
-    breads = [_less(information, variance * unit) for variance in (max(most, white), white)]
+    breads = [_less(information, noise * unit) for noise in (max(most, white), white)]
     return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
 
 

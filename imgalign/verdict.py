@@ -21,6 +21,7 @@ from imgalign.gradients import central_differences
 from imgalign.refine import Problem, turned
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis
+from imgalign.sums import plane_sums, total
 from imgalign.transforms import corner_distance
 
 _PARTS = 5  # the picture is divided in so many by so many
@@ -205,11 +206,12 @@ class _Agreement(NamedTuple):
 def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
     """What the parts of the pictures say; see `Evidence`."""
     moving, valid = problem.read(torch.as_tensor(level_matrix)[None])
-    mean_f = (problem.fixed * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
-    mean_m = (moving * valid).sum((2, 3), keepdim=True) / valid.sum().clamp_min(1e-6)
-    f, m = (problem.fixed - mean_f) * valid, (moving - mean_m) * valid
+    pixels = total(valid)
+    f, m = (
+        (x - plane_sums(x * valid)[..., None, None] / pixels.clamp_min(1e-6)) * valid for x in (problem.fixed, moving)
+    )
     # Contrast may be inverted: the first channel, grey values, takes the sign under which the pictures agree.
-    m = torch.cat([m[:, :1] * torch.where((f[:, :1] * m[:, :1]).sum() < 0, -1.0, 1.0), m[:, 1:]], 1)
+    m = torch.cat([m[:, :1] * torch.where(total(f[:, :1] * m[:, :1]) < 0, -1.0, 1.0), m[:, 1:]], 1)
     reach = max(4, round(_REACH * max(problem.size_hw)))
     surfaces, energy = _surfaces(*_cut(f, m, reach), reach)
     if float(energy.sum()) <= 0:
@@ -221,10 +223,9 @@ def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
     near = _distance(reach) <= _NEAR
     peak = float(whole[near].max() - whole[far].mean()) / spread
     share = _agreeing(surfaces, energy)
-    likeness = float(whole[centre, centre]) / math.sqrt(float((f * f).sum()) * float((m * m).sum()) + 1e-12)
-    pixels = float(valid.sum())
-    overlap = pixels / max(float(problem.weight.sum()), 1e-9)
-    return _Agreement(peak, share, likeness, overlap, pixels, _slide_deg(problem.fixed, moving, valid))
+    likeness = float(whole[centre, centre]) / math.sqrt(float(total(f * f)) * float(total(m * m)) + 1e-12)
+    overlap = float(pixels) / max(float(total(problem.weight)), 1e-9)
+    return _Agreement(peak, share, likeness, overlap, float(pixels), _slide_deg(problem.fixed, moving, valid))
 
 
 def _slide_deg(fixed: Tensor, moving: Tensor, valid: Weight) -> float | None:
@@ -236,15 +237,15 @@ def _slide_deg(fixed: Tensor, moving: Tensor, valid: Weight) -> float | None:
     """
     (fx, fy), (mx, my) = (central_differences(x[:, :1]) for x in (fixed, moving))
     products = (fx * mx, 0.5 * (fx * my + fy * mx), fy * my, fx * fx + fy * fy, mx * mx + my * my)
-    xx, xy, yy, of_fixed, of_moving = (float(x) for x in gathered(*((product * valid).sum() for product in products)))
+    xx, xy, yy, of_fixed, of_moving = (float(x) for x in gathered(*(total(product * valid) for product in products)))
     if xx + yy > _SAME_MODALITY * math.sqrt(of_fixed * of_moving):
         return _one_way(xx, xy, yy)
     (re, im), (other_re, other_im) = (x[:, -2:].unbind(1) for x in (fixed, moving))
     alike = (re * other_re + im * other_im) * valid[:, 0]
     # A unit vector along the gradient times itself, out of the double angle.
     turned_by = (alike * x / torch.hypot(re, im).clamp_min(1e-9) for x in (re, im))
-    total, cos, sin = (float(x) for x in gathered(*(x.sum() for x in (alike, *turned_by))))
-    return _one_way(0.5 * (total + cos), 0.5 * sin, 0.5 * (total - cos))
+    whole, cos, sin = (float(x) for x in gathered(*(total(x) for x in (alike, *turned_by))))
+    return _one_way(0.5 * (whole + cos), 0.5 * sin, 0.5 * (whole - cos))
 
 
 def _one_way(xx: float, xy: float, yy: float) -> float | None:

@@ -280,6 +280,20 @@ def test_no_more_threads_than_cores(monkeypatch):
     assert asked == [2, 4]
 
 
+def test_answer_does_not_depend_on_threads():
+    truth = about_centre((250, 300), shift=(9, -5), angle_deg=21, scale=1.1)
+    scene = Blobs(43, 300, count=500, sigma=(2, 6))
+    noise = np.random.default_rng(5).normal(0, 20, (2, 250, 300))
+    two = np.clip(110 + 60 * np.stack(pair(scene, (250, 300), truth)) + noise, 0, 255).astype(np.uint8)
+    own = torch.get_num_threads()
+    try:
+        one, other = (align(*two, model="similarity", threads=threads) for threads in (1, 2))
+    finally:
+        torch.set_num_threads(own)
+    assert np.array_equal(one.moving_from_fixed, other.moving_from_fixed)
+    assert one.corner_sigma_px == other.corner_sigma_px
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="overloads are not kept")
 def test_overloads_take_what_align_takes():
     names = list(inspect.signature(align).parameters)
