@@ -38,6 +38,8 @@ _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder
 _FEATURES_KNOW = 0.05  # pixels of the base level: predicted errors below are out of the reach of feature pictures
 _WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
 _CLEARLY = 2.0  # times as exact as grey values, by their predicted errors, features have to be
+_BESIDE = 0.2  # pixels of the last ladder level: grey values that move an answer further may be led astray
+_CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
@@ -143,7 +145,7 @@ class Pair:
             polished = self.polish(best.moving_from_fixed, _FAR)
         if self.apart(best, polished) > _FAR * self.base:
             polished = self.polish(polished.moving_from_fixed)
-        polished = self.by_features(candidate, polished).doubted()
+        polished = self.by_features(best, polished).doubted()
         self.seconds["refine"] += time.perf_counter() - began
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
         if self.apart(candidate.ranked[0], polished) > _SAME * self.judged_at:
@@ -159,25 +161,32 @@ class Pair:
         )
         return Answer(polished, evidence, verdict.probability(evidence), best.score)
 
-    def by_features(self, candidate: Candidate, polished: Polished) -> Polished:
-        """A polished candidate, or what its feature pictures make of it where they know clearly more.
+    def by_features(self, best: Hypothesis, polished: Polished) -> Polished:
+        """A polished hypothesis, or what its feature pictures make of it where they know better.
 
-        Two modalities of one scene may share no more than edges. Grey values then pull from a good place to a worse.
+        Two modalities of one scene may share no more than edges. Grey values then pull from a good place to a worse,
+        and their error bar, made of noise, does not see it. Features know better where they promise clearly less of an
+        error, and where not both promises can be true.
         """
         known = corner_sigma(polished, self.model, self.size_hw)
-        if known < _FEATURES_KNOW * self.base:
+        if self.apart(best, polished) < _BESIDE * self.base * self.ladder.reductions[-1]:
+            if known < _FEATURES_KNOW * self.base:
+                return polished
+            pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
+            white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
+            # Where the pictures differ by no more than their own noise, grey values know all there is to know.
+            if polished.noise < _WHITE * white:
+                return polished
+        found = self.ladder.finest(best.moving_from_fixed, polished.moving_from_fixed, self.model, self.size_hw)
+        other = replace(polished, **found._asdict())
+        if not self.allowed(other.moving_from_fixed):
             return polished
-        pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
-        white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
-        # Where the pictures differ by no more than their own noise, grey values know all there is to know.
-        if polished.noise < _WHITE * white:
+        theirs = corner_sigma(other, self.model, self.size_hw)
+        contradicted = self.apart(other, polished) > _CONTRADICT * math.hypot(known, theirs)
+        if not contradicted and not _CLEARLY * theirs < known:
             return polished
-        matrix, covariance = self.ladder.finest(candidate.ranked[0].moving_from_fixed, self.model, self.size_hw)
-        other = replace(polished, moving_from_fixed=matrix, covariance=covariance)
-        if not self.allowed(matrix) or not _CLEARLY * corner_sigma(other, self.model, self.size_hw) < known:
-            return polished
-        seen = self._polish_at(matrix, self.base, rounds=1, iterations=0)
-        return replace(seen, moving_from_fixed=matrix, covariance=covariance, converged=True, doubt_px=0.0)
+        seen = self._polish_at(other.moving_from_fixed, self.base, rounds=1, iterations=0)
+        return replace(seen, **found._asdict(), converged=True)
 
     def descended(self, best: Answer) -> Answer:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""

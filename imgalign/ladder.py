@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ _HEATS = ((0, 0.4), (3, 0.6))  # after so many steps, those below that share of 
 _TOLERANCE = 0.05  # level pixels: the level above starts from there
 _FINEST = 1.5  # more detail than so many times that of the last level features do not share
 _APART = 3.0  # standard deviations by which answers of two levels may differ
+_HALVED = 0.5  # what an answer is still pulled by, as a share of how far the last level moved it
 _SETTLED = 0.01  # level pixels: where nothing finer follows
 _TILE = 16  # level pixels: features of two pictures differ alike over less
 _BEHIND = 0.65  # a hypothesis whose score is less than this share of the best one's is dropped
@@ -48,6 +50,20 @@ class Rung:
         """And back."""
         full = np.linalg.inv(self.moving_level) @ level_matrix @ self.fixed_level
         return np.asarray(full / full[2, 2])
+
+
+class Finest(NamedTuple):
+    """An answer of feature pictures.
+
+    Attributes:
+        moving_from_fixed: Full-size matrix.
+        covariance: `(P, P)` of its parameters, of `Model.generators` of the fixed size: what noise leaves unknown.
+        doubt_px: By how much answers of different detail differ. What pulls a level pulls the next half as far.
+    """
+
+    moving_from_fixed: Matrix3
+    covariance: Tensor
+    doubt_px: float
 
 
 class Ladder:
@@ -115,20 +131,31 @@ class Ladder:
         found = self._refine(start, model, self.reductions[-1], first=False, wide=False, size_hw=size_hw)
         return found[0] if found else None
 
-    def finest(self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int]) -> tuple[Matrix3, Tensor]:
-        """As exact as feature pictures get from an answer of the last level, and the covariance of its parameters.
+    def finest(self, best: Matrix3, grey: Matrix3, model: Model, size_hw: tuple[int, int]) -> "Finest":
+        """As exact as feature pictures get.
 
-        The covariance is `(P, P)`, of `Model.generators` of the fixed size.
+        Args:
+            best: An answer of the last level.
+            grey: What grey values make of it.
+            model: The steps allowed.
+            size_hw: Of the fixed picture.
         """
+        coarse = self._settled(best, model, size_hw, self.reductions[0])[0]
         last = self.reductions[-1]
-        matrix, known = self._settled(moving_from_fixed, model, size_hw, last)
+        matrix, known = self._settled(best, model, size_hw, last)
+        doubt = corner_distance(coarse, matrix, size_hw) * _HALVED
         if last > 1:
             finer, finer_known = self._settled(matrix, model, size_hw, max(1.0, last / _FINEST))
-            # What two modalities do not share grows with detail, and pulls. Where it does not the answers agree.
+            # What two modalities do not share may grow with detail, and pull. Where it does not, answers agree with
+            # each other, or with grey values, which see all detail.
+            apart = corner_distance(matrix, finer, size_hw)
             scatter = math.hypot(corner_sigma(known), corner_sigma(finer_known)) * local_scale(matrix, size_hw)
-            if corner_distance(matrix, finer, size_hw) < _APART * scatter:
-                return finer, finer_known
-        return matrix, known
+            doubt = math.hypot(doubt * _HALVED, apart)
+            if apart < _APART * scatter or corner_distance(finer, grey, size_hw) < corner_distance(
+                matrix, grey, size_hw
+            ):
+                matrix, known = finer, finer_known
+        return Finest(matrix, known, doubt)
 
     def _settled(
         self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int], reduction: float

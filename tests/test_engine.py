@@ -32,7 +32,7 @@ def test_feature_pictures_stand_in_where_grey_values_know_little(two, candidate)
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     astray = about_centre(SIZE, shift=(7, -3), angle_deg=3)
     lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + torch.eye(3), noise=1.0)
-    mended = two.by_features(candidate, lost)
+    mended = two.by_features(candidate.ranked[0], lost)
     assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
     assert corner_sigma(mended, two.model, SIZE) < 0.1
     assert mended.correlation > 0.99
@@ -40,7 +40,7 @@ def test_feature_pictures_stand_in_where_grey_values_know_little(two, candidate)
 
 def test_an_answer_that_grey_values_know_well_is_kept(two, candidate):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
-    assert two.by_features(candidate, polished) is polished
+    assert two.by_features(candidate.ranked[0], polished) is polished
 
 
 def test_an_answer_falls_behind_a_place_that_fits_better(two, candidate):
@@ -61,7 +61,22 @@ def test_an_answer_falls_behind_a_place_that_fits_better(two, candidate):
 def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(two, candidate):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     unsure = replace(polished, covariance=polished.covariance + torch.eye(3), noise=1e-4)
-    assert two.by_features(candidate, unsure) is unsure
+    assert two.by_features(candidate.ranked[0], unsure) is unsure
+
+
+def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candidate):
+    polished = two.polish(candidate.ranked[0].moving_from_fixed)
+    # Sure of themselves, and three pixels off.
+    astray = replace(polished, moving_from_fixed=about_centre(SIZE, shift=(7, -3), angle_deg=3), noise=1e-4)
+    assert corner_sigma(astray, two.model, SIZE) < 0.01
+    mended = two.by_features(candidate.ranked[0], astray)
+    assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
+    # Where both may be true the sharper one stands.
+    vague = replace(astray, covariance=polished.covariance * (0.9 / corner_sigma(polished, two.model, SIZE)) ** 2)
+    unsure = two.ladder.finest(TRUTH, TRUTH, two.model, SIZE)._replace(covariance=vague.covariance)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two.ladder, "finest", lambda *_: unsure)
+        assert two.by_features(candidate.ranked[0], vague) is vague
 
 
 @pytest.mark.parametrize("most", [48_000, 20_000, 9_000, 2_500])

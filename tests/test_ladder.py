@@ -33,9 +33,36 @@ def test_nothing_is_left_where_no_hypothesis_overlaps(ladder, count):
 
 
 def test_the_finest_features_say_how_exact_they_are(ladder):
-    matrix, covariance = ladder.finest(about_centre(SIZE, shift=(3.5, -3), angle_deg=5), MODELS["rigid"], SIZE)
-    error = corner_error(matrix, TRUTH, SIZE)
+    start = about_centre(SIZE, shift=(3.5, -3), angle_deg=5)
+    found = ladder.finest(start, TRUTH, MODELS["rigid"], SIZE)
+    error = corner_error(found.moving_from_fixed, TRUTH, SIZE)
     assert error < 0.02
-    sigma = float(covariance.trace()) ** 0.5
+    sigma = float(found.covariance.trace()) ** 0.5
     assert 0 < sigma < 0.05
     assert error < 5 * sigma
+    assert error < 3 * found.doubt_px < 0.2
+
+
+def of_levels(answers, monkeypatch):
+    """A ladder whose levels give these shifts along x with an error of a tenth of a pixel, from coarse to fine."""
+    pictures = torch.rand(2, 1, 1, 300, 400)
+    ladder, left = Ladder(*((p, torch.ones_like(p)) for p in pictures), 1), iter(answers)
+    known = torch.eye(2, dtype=torch.float64) * 0.005
+    monkeypatch.setattr(ladder, "_settled", lambda *_: (about_centre((300, 400), shift=(next(left), 0)), known))
+    return ladder
+
+
+@pytest.mark.parametrize(
+    ("answers", "grey", "taken", "doubt"),
+    [
+        ((1, 2, 2.2), 50, 2.2, 0.32),  # the finer of two that agree
+        ((2, 2, 4), 50, 4, 2),  # grey values, which see all detail, speak for the finer one
+        ((2, 2, 4), 0, 2, 2),  # and here against it
+        ((10, 2, 2), 0, 2, 2),
+    ],
+)
+def test_levels_that_differ_leave_doubt(answers, grey, taken, doubt, monkeypatch):
+    start = about_centre((300, 400), shift=(grey, 0))
+    found = of_levels(answers, monkeypatch).finest(np.eye(3), start, MODELS["translate"], (300, 400))
+    assert found.moving_from_fixed[0, 2] == pytest.approx(taken)
+    assert found.doubt_px == pytest.approx(doubt, abs=0.005)
