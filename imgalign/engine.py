@@ -40,6 +40,7 @@ _WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
 _CLEARLY = 2.0  # times as exact as grey values, by their predicted errors, features have to be
 _BESIDE = 0.2  # pixels of the last ladder level: grey values that move an answer further may be led astray
 _CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
+_FITS_BETTER = 0.02  # share of their score by which features have to fit better where they lead, just so far apart
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
@@ -178,15 +179,23 @@ class Pair:
             if polished.noise < _WHITE * white:
                 return polished
         found = self.ladder.finest(best.moving_from_fixed, polished.moving_from_fixed, self.model, self.size_hw)
-        other = replace(polished, **found._asdict())
+        other = replace(
+            polished,
+            moving_from_fixed=found.moving_from_fixed,
+            covariance=found.covariance,
+            doubt_px=found.doubt_px,
+            converged=True,
+        )
         if not self.allowed(other.moving_from_fixed):
             return polished
         theirs = corner_sigma(other, self.model, self.size_hw)
-        contradicted = self.apart(other, polished) > _CONTRADICT * math.hypot(known, theirs)
+        contradiction = self.apart(other, polished) / (_CONTRADICT * math.hypot(known, theirs, 1e-9))
+        # The farther apart, the less the features have to fit better where they lead.
+        contradicted = contradiction > 1 and found.better * contradiction**2 > _FITS_BETTER
         if not contradicted and not _CLEARLY * theirs < known:
             return polished
         seen = self._polish_at(other.moving_from_fixed, self.base, rounds=1, iterations=0)
-        return replace(seen, **found._asdict(), converged=True)
+        return replace(other, correlation=seen.correlation, overlap=seen.overlap, noise=seen.noise, loss=seen.loss)
 
     def descended(self, best: Answer) -> Answer:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""

@@ -14,7 +14,7 @@ from imgalign.appearance import features
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
 from imgalign.pyramid import masked_blur, shrink
-from imgalign.refine import CUTOFF, Problem, State, refine
+from imgalign.refine import CUTOFF, Problem, State, evaluate, refine
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.sums import total
@@ -59,11 +59,13 @@ class Finest(NamedTuple):
         moving_from_fixed: Full-size matrix.
         covariance: `(P, P)` of its parameters, of `Model.generators` of the fixed size: what noise leaves unknown.
         doubt_px: By how much answers of different detail differ. What pulls a level pulls the next half as far.
+        better: By how much the score there is above that at the answer of grey values, as a share of the latter.
     """
 
     moving_from_fixed: Matrix3
     covariance: Tensor
     doubt_px: float
+    better: float
 
 
 class Ladder:
@@ -142,30 +144,31 @@ class Ladder:
         """
         coarse = self._settled(best, model, size_hw, self.reductions[0])[0]
         last = self.reductions[-1]
-        matrix, known = self._settled(best, model, size_hw, last)
-        doubt = corner_distance(coarse, matrix, size_hw) * _HALVED
+        matrix, known, rung = self._settled(best, model, size_hw, last)
+        moved = corner_distance(coarse, matrix, size_hw)
+        doubt = _HALVED * moved
         if last > 1:
-            finer, finer_known = self._settled(matrix, model, size_hw, max(1.0, last / _FINEST))
-            # What two modalities do not share may grow with detail, and pull. Where it does not, answers agree with
-            # each other, or with grey values, which see all detail.
+            finer, finer_known, finer_rung = self._settled(matrix, model, size_hw, max(1.0, last / _FINEST))
             apart = corner_distance(matrix, finer, size_hw)
             scatter = math.hypot(corner_sigma(known), corner_sigma(finer_known)) * local_scale(matrix, size_hw)
-            doubt = math.hypot(doubt * _HALVED, apart)
-            if apart < _APART * scatter or corner_distance(finer, grey, size_hw) < corner_distance(
-                matrix, grey, size_hw
-            ):
-                matrix, known = finer, finer_known
-        return Finest(matrix, known, doubt)
+            doubt = math.hypot(_HALVED * doubt, apart)
+            # What two modalities do not share may grow with detail, and pull. Where it does not, answers of finer and
+            # finer levels agree, or come to rest.
+            if apart < max(_APART * scatter, _HALVED * moved):
+                matrix, known, rung = finer, finer_known, finer_rung
+        both = torch.as_tensor(np.stack([rung.to_level(m) for m in (grey, matrix)]))
+        there, here = _scores(evaluate(rung.problem, both, model, CUTOFF), rung).tolist()
+        return Finest(matrix, known, doubt, here / there - 1 if there > 0 else math.inf)
 
     def _settled(
         self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int], reduction: float
-    ) -> tuple[Matrix3, Tensor]:
+    ) -> tuple[Matrix3, Tensor, Rung]:
         rung = self.rung(reduction, local_scale(moving_from_fixed, size_hw))
         start = torch.as_tensor(rung.to_level(moving_from_fixed))[None]
         state = refine(rung.problem, start, model, iterations=12, tolerance_px=_SETTLED, cutoff=CUTOFF)
         known, _ = covariance(rung.problem, state, model, CUTOFF, _TILE, None)
         # Parameters move corners in pixels of the level.
-        return rung.to_full(state.final[0].numpy()), known / rung.fixed_level[0, 0] ** 2
+        return rung.to_full(state.final[0].numpy()), known / rung.fixed_level[0, 0] ** 2, rung
 
     def _refine(
         self, hypotheses: list[Hypothesis], model: Model, reduction: float, *, first: bool, wide: bool,

@@ -64,19 +64,19 @@ def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(t
     assert two.by_features(candidate.ranked[0], unsure) is unsure
 
 
-def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candidate):
+def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candidate, monkeypatch):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     # Sure of themselves, and three pixels off.
     astray = replace(polished, moving_from_fixed=about_centre(SIZE, shift=(7, -3), angle_deg=3), noise=1e-4)
     assert corner_sigma(astray, two.model, SIZE) < 0.01
     mended = two.by_features(candidate.ranked[0], astray)
     assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
-    # Where both may be true the sharper one stands.
-    vague = replace(astray, covariance=polished.covariance * (0.9 / corner_sigma(polished, two.model, SIZE)) ** 2)
-    unsure = two.ladder.finest(TRUTH, TRUTH, two.model, SIZE)._replace(covariance=vague.covariance)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(two.ladder, "finest", lambda *_: unsure)
-        assert two.by_features(candidate.ranked[0], vague) is vague
+    # Both may be true, or features fit no better where they lead.
+    found = two.ladder.finest(TRUTH, astray.moving_from_fixed, two.model, SIZE)
+    vague = found._replace(covariance=found.covariance + torch.eye(3))
+    for other in (vague, found._replace(better=-0.01)):
+        monkeypatch.setattr(two.ladder, "finest", lambda *_, other=other: other)
+        assert two.by_features(candidate.ranked[0], astray) is astray
 
 
 @pytest.mark.parametrize("most", [48_000, 20_000, 9_000, 2_500])

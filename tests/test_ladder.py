@@ -45,24 +45,37 @@ def test_the_finest_features_say_how_exact_they_are(ladder):
 
 def of_levels(answers, monkeypatch):
     """A ladder whose levels give these shifts along x with an error of a tenth of a pixel, from coarse to fine."""
-    pictures = torch.rand(2, 1, 1, 300, 400)
+    pictures = torch.rand(2, 1, 1, 300, 400, generator=torch.Generator().manual_seed(0))
     ladder, left = Ladder(*((p, torch.ones_like(p)) for p in pictures), 1), iter(answers)
     known = torch.eye(2, dtype=torch.float64) * 0.005
-    monkeypatch.setattr(ladder, "_settled", lambda *_: (about_centre((300, 400), shift=(next(left), 0)), known))
+
+    def settled(*_):
+        return about_centre((300, 400), shift=(next(left), 0)), known, ladder.rung(ladder.reductions[-1], 1.0)
+
+    monkeypatch.setattr(ladder, "_settled", settled)
     return ladder
 
 
 @pytest.mark.parametrize(
-    ("answers", "grey", "taken", "doubt"),
+    ("answers", "taken", "doubt"),
     [
-        ((1, 2, 2.2), 50, 2.2, 0.32),  # the finer of two that agree
-        ((2, 2, 4), 50, 4, 2),  # grey values, which see all detail, speak for the finer one
-        ((2, 2, 4), 0, 2, 2),  # and here against it
-        ((10, 2, 2), 0, 2, 2),
+        ((1, 2, 2.2), 2.2, 0.32),  # the finer of two that agree
+        ((9, 2, 4), 4, 2.66),  # of a series that comes to rest
+        ((2.5, 2, 4), 2, 2.0),  # detail pulls: the coarser
+        ((10, 2, 2), 2, 2),
     ],
 )
-def test_levels_that_differ_leave_doubt(answers, grey, taken, doubt, monkeypatch):
-    start = about_centre((300, 400), shift=(grey, 0))
-    found = of_levels(answers, monkeypatch).finest(np.eye(3), start, MODELS["translate"], (300, 400))
+def test_levels_that_differ_leave_doubt(answers, taken, doubt, monkeypatch):
+    found = of_levels(answers, monkeypatch).finest(np.eye(3), np.eye(3), MODELS["translate"], (300, 400))
     assert found.moving_from_fixed[0, 2] == pytest.approx(taken)
     assert found.doubt_px == pytest.approx(doubt, abs=0.005)
+
+
+def test_the_finest_features_know_how_much_better_they_fit(ladder):
+    close, far = (about_centre(SIZE, shift=shift, angle_deg=5) for shift in ((4.05, -3), (8, -3)))
+    better = [ladder.finest(TRUTH, grey, MODELS["rigid"], SIZE).better for grey in (TRUTH, close, far)]
+    assert abs(better[0]) < 0.01
+    assert better[0] < better[1] < 0.05
+    assert better[2] > 0.2
+    nowhere = about_centre(SIZE, shift=(500, 0))
+    assert ladder.finest(TRUTH, nowhere, MODELS["rigid"], SIZE).better == np.inf
