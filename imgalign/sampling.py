@@ -12,7 +12,7 @@ linear read between them (Sigg and Hadwiger 2005, GPU Gems 2, chapter 20; true o
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -25,6 +25,11 @@ from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, m
 from imgalign.errors import OptionError, ShapeError
 
 KERNELS = ("nearest", "bilinear", "cubic")
+# The share of its second derivative that is added to the cubic B-spline. Kernels of this kind keep the spline's support
+# and order (Blu, Thevenaz and Unser 2001, "MOMS: maximal-order interpolation of minimal support"). Up to a quarter of a
+# cycle a pixel this one errs by a third to a quarter of the spline's phase, which is what moves an answer.
+MOMS_BEND = 0.04
+_BENDS = {"cubic": 0.0, "moms": MOMS_BEND}
 _PAD = 2  # spline taps reach two pixels past the border
 _SLACK = 1e-7  # of the longer side: half the last bit of a float32 coordinate, so that the identity keeps its borders
 _IN_CACHE = 1 << 16  # points that are read in one go
@@ -254,10 +259,10 @@ class Reader:
     """A picture and its mask, prepared once and read many times, without autograd.
 
     Attributes:
-        plane: `(1 or B, C, H', W')` picture, or its spline coefficients (`cubic`), perhaps oversampled and padded.
+        plane: `(1 or B, C, H', W')` picture, or coefficients of the curved kernels, perhaps oversampled and padded.
         mask: `(1 or B, 1, H, W)` weights, or None where all pixels count.
         size_hw: Rows and columns of the picture as points see it.
-        kernel: `bilinear` or `cubic`.
+        kernel: `bilinear`, `cubic` (B-spline) or `moms` (see `MOMS_BEND`).
         oversampling: Pixels of `plane` per pixel of the picture.
         pad: Pixels of `plane` before the first pixel of the picture.
         margin: Pixels at the border that do not count, because a filter reached past them, and
@@ -293,7 +298,8 @@ class Reader:
         """`(B, C, h, w)` samples at points given as planes `(B, h, w)`; outside the picture they mean nothing."""
         h, w = self.size_hw
         at = torch.stack([t.clamp(0, n - 1) for t, n in ((x, w), (y, h))]).mul_(self.oversampling).add_(self.pad)
-        return _read_planes(self.plane, at, _spline_reads if self.kernel == "cubic" else _bilinear_reads)
+        read = _bilinear_reads if self.kernel == "bilinear" else partial(_curved_reads, bend=_BENDS[self.kernel])
+        return _read_planes(self.plane, at, read)
 
     def weights(self, x: Tensor, y: Tensor) -> Tensor:
         """`(B, 1, h, w)` weights: the mask where the picture is, zero elsewhere."""
@@ -342,17 +348,17 @@ def _bilinear_reads(rows: Tensor, at: Tensor) -> Tensor:
     return _grid_reads(rows, *_to_grid(rows, at.clone()))
 
 
-def _spline_reads(rows: Tensor, at: Tensor) -> Tensor:
-    """`_bilinear_reads` of cubic B-splines from their coefficients, at points two pixels inside; see `read_spline`.
+def _curved_reads(rows: Tensor, at: Tensor, bend: float) -> Tensor:
+    """`_bilinear_reads` by a kernel of four taps from its coefficients, at points two pixels inside; see `read_spline`.
 
-    Two linear reads an axis stand for the spline's four taps.
+    The kernel is the cubic B-spline and `bend` times its second derivative; two linear reads an axis are its four taps.
     """
     base = at.floor()
     t = at - base
-    # The share of the taps at -1 and 0, from 5/6 down to 1/6, and where between them the lower read lies; so above.
-    share = _polynomial(t, 5 / 6, -1 / 2, -1 / 2, 1 / 3)
-    low = _polynomial(t, 2 / 3, 0, -1, 1 / 2).div_(share).add_(base).sub_(1)
-    high = t.pow_(3).div_(torch.sub(6, share, alpha=6)).add_(base).add_(1)
+    # The share of the taps at -1 and 0, and where between them the lower read lies; so above.
+    share = _polynomial(t, 5 / 6 - bend, 2 * bend - 1 / 2, -1 / 2, 1 / 3)
+    low = _polynomial(t, 2 / 3 - 2 * bend, 3 * bend, -1, 1 / 2).div_(share).add_(base).sub_(1)
+    high = t.square().add_(6 * bend).mul_(t).div_(torch.sub(6, share, alpha=6)).add_(base).add_(1)
     (x_low, y_low), (x_high, y_high) = _to_grid(rows, low), _to_grid(rows, high)
     if len(rows) > at.shape[1]:
         share = share.repeat(1, len(rows) // at.shape[1], 1)

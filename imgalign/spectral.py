@@ -15,7 +15,7 @@ from torch import Tensor
 from imgalign._types import Image, Weight
 from imgalign.devices import gathered
 from imgalign.pyramid import fast_length, masked_blur
-from imgalign.sampling import Reader
+from imgalign.sampling import MOMS_BEND, Reader
 from imgalign.sums import mean
 
 _WHITENING = 4.0  # no frequency is raised over another by more than this factor
@@ -69,7 +69,11 @@ def spectrum(image: Image, weight: Weight) -> Spectrum:
 
 
 def _continued(image: Tensor, length: int, axis: int) -> Tensor:
-    """Append the reflections of both ends, cross-faded, up to `length`."""
+    """Append the reflections of both ends about their last pixel, cross-faded, up to `length`.
+
+    Reflected in place and in value, a picture goes on with the slope that it has at its end. A kink there would ring on
+    into it, as far as one over the distance.
+    """
     n = image.shape[axis]
     gap = length - n
     t = torch.arange(gap, device=image.device)
@@ -81,16 +85,20 @@ def _continued(image: Tensor, length: int, axis: int) -> Tensor:
 
     fade = 0.5 + 0.5 * torch.cos(math.pi * (t + 1).to(image.dtype) / (gap + 1))
     fade = fade if axis == -1 else fade[:, None]
-    tail = image.index_select(axis, mirror(n + t)) * fade + image.index_select(axis, mirror(t - gap)) * (1 - fade)
+    after, before = (
+        2 * image.narrow(axis, end, 1) - image.index_select(axis, mirror(at))
+        for end, at in ((n - 1, n + t), (0, t - gap))
+    )
+    tail = after * fade + before * (1 - fade)
     return torch.cat([image, tail], axis)
 
 
 def spline_reader(
     picture: Spectrum, mask: Tensor | None, oversampling: int, margin: float = 0.0, ramp: float = 0.0
 ) -> Reader:
-    """A cubic B-spline through the picture on pixels `oversampling` times finer (1 or 2), ready to be read.
+    """A curve through the picture on pixels `oversampling` times finer (1 or 2), ready to be read.
 
-    Cubic splines are nearly exact up to a quarter of a cycle a pixel; twice the pixels make that a half, so that
+    Kernels of four taps are nearly exact up to a quarter of a cycle a pixel; twice the pixels make that a half, so that
     everything a picture can hold is read where it is, whatever the phase.
     """
     k = oversampling
@@ -98,8 +106,9 @@ def spline_reader(
     pad = _READ_PAD * k
 
     def prefilter(f: Tensor) -> Tensor:
-        """The spline's inverse filter on the finer pixels, and a turn that moves the picture in by the padding."""
-        return 3 / (2 + torch.cos(f * (2 * math.pi / k))) * torch.exp(-2j * math.pi * pad / k * f)
+        """The kernel's inverse filter on the finer pixels, and a turn that moves the picture in by the padding."""
+        at_pixels = 2 / 3 - 2 * MOMS_BEND + (1 / 3 + 2 * MOMS_BEND) * torch.cos(f * (2 * math.pi / k))
+        return 1 / at_pixels * torch.exp(-2j * math.pi * pad / k * f)
 
     values = picture.values * prefilter(fy) * prefilter(fx)
     if k == 2:
@@ -107,7 +116,7 @@ def spline_reader(
     plane = torch.fft.irfft2(values, s=(k * picture.frame_hw[0], k * picture.frame_hw[1]))
     h, w = picture.size_hw
     plane = plane[..., : k * h + 2 * pad, : k * w + 2 * pad]
-    return Reader(plane, mask, picture.size_hw, "cubic", k, pad, margin, ramp)
+    return Reader(plane, mask, picture.size_hw, "moms", k, pad, margin, ramp)
 
 
 def _zero_padded(values: Tensor, frame_hw: tuple[int, int]) -> Tensor:

@@ -38,11 +38,14 @@ def test_overlap_is_the_share_of_the_fixed_picture_that_is_seen():
 
 def test_uneven_light_does_not_pull():
     truth = about_centre(SIZE, **TRUTHS["affine"])
-    fixed, moving = pair(SCENE, SIZE, truth)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
-    done = polished(fixed, moving * (0.8 + 0.4 * x / 120) + 0.002 * y, np.eye(3), "affine")
+    errors = []
+    for seed in (31, 41, 51, 61):
+        fixed, moving = pair(Blobs(seed, 120, count=160, sigma=(2.5, 6)), SIZE, truth)
+        done = polished(fixed, moving * (0.8 + 0.4 * x / 120) + 0.002 * y, np.eye(3), "affine")
+        errors.append(corner_error(done.moving_from_fixed, truth, SIZE))
     # A gain is estimated over 12 px, and a ramp of light ends at the border.
-    assert corner_error(done.moving_from_fixed, truth, SIZE) < 0.06
+    assert np.mean(errors) < 0.06
 
 
 def test_inverted_contrast_does_not_pull():

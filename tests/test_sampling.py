@@ -5,7 +5,15 @@ from scipy.ndimage import map_coordinates
 from torch.autograd import gradcheck
 
 from imgalign.errors import OptionError, ShapeError
-from imgalign.sampling import KERNELS, Reader, sample, sample_grid, sample_with_gradient, spline_coefficients
+from imgalign.sampling import (
+    KERNELS,
+    MOMS_BEND,
+    Reader,
+    sample,
+    sample_grid,
+    sample_with_gradient,
+    spline_coefficients,
+)
 
 
 def image(*shape, seed=0):
@@ -153,6 +161,38 @@ def test_a_reader_equals_scipy_with_and_without_a_shared_picture(kernel):
     order = 3 if kernel == "cubic" else 1
     expected = [map_coordinates(picture[0, c].numpy(), [y, x], order=order, mode="mirror") for c in range(2)]
     np.testing.assert_allclose(values.numpy(), np.stack(expected, 1), atol=1e-9)
+
+
+def curved(x, bend):
+    """The cubic B-spline, by pieces, and `bend` times its second derivative."""
+    x = np.abs(x)
+    inner = 2 / 3 - x**2 + x**3 / 2 + bend * (3 * x - 2)
+    return np.where(x < 1, inner, np.where(x < 2, (2 - x) ** 3 / 6 + bend * (2 - x), 0))
+
+
+@pytest.mark.parametrize(("kernel", "bend"), [("cubic", 0), ("moms", MOMS_BEND)])
+def test_a_reader_of_coefficients_weighs_them_by_the_kernel(kernel, bend):
+    plane = image(1, 1, 13, 15)
+    points = inner_points(1, 30, (9, 11))[:, None]
+    values = Reader(plane, None, (9, 11), kernel, pad=2).values(points[..., 0], points[..., 1])
+    x, y = points[0, 0].numpy().T + 2
+    weights = curved(y[:, None] - np.arange(13), bend)[:, :, None] * curved(x[:, None] - np.arange(15), bend)[:, None]
+    np.testing.assert_allclose(values.flatten(), (weights * plane[0, 0].numpy()).sum((1, 2)), atol=1e-12)
+
+
+@pytest.mark.parametrize("frequency", [0.05, 0.1, 0.15, 0.2])
+def test_the_bent_kernel_keeps_phases_better_than_the_spline(frequency):
+    t, taps = np.linspace(0, 1, 101), np.arange(-1, 3)
+
+    def phase_and_worst(bend):
+        waves = np.exp(2j * np.pi * frequency * (taps - t[:, None]))
+        at_pixels = curved(taps, bend) @ np.exp(2j * np.pi * frequency * taps)
+        ratio = (curved(t[:, None] - taps, bend) * waves).sum(1) / at_pixels.real
+        return np.abs(ratio.imag).max(), np.abs(ratio - 1).max()
+
+    (bent, bent_worst), (plain, plain_worst) = phase_and_worst(MOMS_BEND), phase_and_worst(0)
+    assert bent < 0.4 * plain
+    assert bent_worst < plain_worst
 
 
 def test_a_readers_weights_are_its_mask_within_its_margin():

@@ -40,9 +40,8 @@ def test_derivatives_are_those_of_the_formula():
     scene = Blobs(2, 100, sigma=(1.5, 6))
     for got, (dx, dy) in zip(spectrum(tensor(scene(x, y)), ones()).derivatives(), ((1, 0), (0, 1)), strict=True):
         exact = (scene(x + step * dx, y + step * dy) - scene(x - step * dx, y - step * dy)) / (2 * step)
-        assert (
-            np.abs(got[0, 0].numpy() - exact)[INNER].max() < 4e-3
-        )  # the kink at the border rings on, as one over the distance
+        # A kink at the border would ring on, as one over the distance: 3e-3.
+        assert np.abs(got[0, 0].numpy() - exact)[INNER].max() < 1e-4
 
 
 @pytest.mark.parametrize("sampling", [1, 2])
@@ -78,7 +77,7 @@ def test_twice_the_pixels_read_fine_waves_better():
         np.abs(spline_reader(s, None, k).values(*points)[0, 0].numpy() - wave(*at[0].T, 0.35, 0.1).T).max()
         for k in (1, 2)
     ]
-    assert error[0] > 0.05
+    assert error[0] > 0.015
     assert error[1] < 0.2 * error[0]
 
 
