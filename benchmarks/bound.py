@@ -10,6 +10,9 @@ transform's free numbers (and in gain and bias, which are there to be marginalis
 Source:
     Kay (1993), Fundamentals of Statistical Signal Processing, section 3.9 (signals in Gaussian noise);
     Clement, Bierbaum and Sethna (2018), arXiv 1809.05583, for two noisy pictures of an unknown scene.
+
+Where noise drowns the scene the bound is out of reach, for the scene's slopes, which it takes as known, have to be told
+from the same noise: see `unknown_scene`.
 """
 
 from typing import Any
@@ -116,3 +119,28 @@ def corner_bound(
 def corner_sigma(covariance: NDArray[Any]) -> float:
     """Root mean square over the corners of the distance error, px."""
     return float(np.sqrt(np.trace(covariance) / 4))
+
+
+def unknown_scene(clean: NDArray[Any], variance: float) -> float:
+    """How many times the bound the least error is when all that is known of the scene is its spectrum.
+
+    For a Gaussian scene of power S under noise of power N in each picture the information of a shift is, per frequency
+    f, `f^2 S^2 / (2 S N + N^2)` instead of `f^2 S / (2 N)`.
+
+    Args:
+        clean: `(H, W)` picture without noise, whose power is smoothed over rings of frequency.
+        variance: Of the noise of one picture.
+
+    Source:
+        Knapp and Carter (1976), The generalized correlation method for estimation of time delay: the variance of a
+        delay from the coherence of two noisy signals.
+    """
+    h, w = clean.shape
+    taper = np.hanning(h)[:, None] * np.hanning(w)
+    power = np.abs(np.fft.fft2((clean - clean.mean()) * taper)) ** 2
+    f = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w))
+    ring = np.round(f * max(h, w)).astype(int)
+    signal = (np.bincount(ring.ravel(), power.ravel()) / np.bincount(ring.ravel()).clip(1))[ring]
+    noise = variance * (taper**2).sum()
+    known = (f**2 * signal / (2 * noise)).sum()
+    return float(np.sqrt(known / (f**2 * signal**2 / (2 * signal * noise + noise**2)).sum()))

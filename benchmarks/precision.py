@@ -12,7 +12,8 @@ that strength at mean grey), none; with `+occluded` a sixth of the moving pictur
 Every trial has its own scene, sub-pixel transform, gain and noise.
 
 Columns: `ratio` root mean square of error over bound (px of error without noise); `solved` share
-under 1 px, over which the others are taken; `nees` mean squared error in units of the stated
+under 1 px, over which the others are taken; `floor` least ratio for a Gaussian scene that is not
+known beforehand; `nees` mean squared error in units of the stated
 covariance (1 is honest); `in 95 %` share of truths inside the stated ellipse; `bias x`, `bias scale`
 mean error in units of its own standard error.
 """
@@ -34,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import peers, scenes
-from benchmarks.bound import corner_bound, directions
+from benchmarks.bound import corner_bound, directions, unknown_scene
 from benchmarks.geometry import Matrix3, about, centre, corner_error, corners, project, rotation
 
 SCENES = ("field0.15", "field0.4", "natural", "spots", "photo")
@@ -55,6 +56,7 @@ class Trial:
     mask: NDArray[np.float32] | None  # of the moving picture
     truth: Matrix3
     bound: NDArray[np.float64] | None  # (8, 8) px^2, None without noise
+    floor: float  # least error over that bound if the scene is not known beforehand
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Outcome:
     peer: str
     error_px: float  # mean corner distance
     ratio: float  # root mean square corner error over the bound; the error itself without noise
+    floor: float
     shift_x: float  # of the centre, px
     log_scale: float
     nees: float
@@ -108,12 +111,13 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
         mask = np.ones(size_hw, np.float32)
         mask[hidden] = 0
         variance[hidden] = 1e12
-    bound = None
+    bound, floor = None, 1.0
     if sigma:
         slopes = gain * scene.slopes(look, size_hw)
         if kind == "poisson":
             slopes[clean <= 0] = 0  # there is no light less than none
         bound = corner_bound(model, gain * clean, slopes, variance, truth, size_hw, size_hw, inset=INSET)
+        floor = unknown_scene(clean, float(np.median(scenes.variance(clean, kind, sigma))))
     return Trial(
         model,
         fixed.astype(np.float32),
@@ -121,6 +125,7 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
         mask if hiding == "masked" else None,
         truth,
         bound,
+        floor,
     )
 
 
@@ -152,7 +157,9 @@ def judge(cell: str, peer: str, trial: Trial) -> Outcome:
     size_hw = trial.fixed.shape[:2]
     error = corner_error(answer.matrix, trial.truth, size_hw)
     if answer.matrix is None or not np.isfinite(error):
-        return Outcome(cell, peer, float("inf"), float("inf"), 0.0, 0.0, float("nan"), False, answer.seconds)
+        return Outcome(
+            cell, peer, float("inf"), float("inf"), trial.floor, 0.0, 0.0, float("nan"), False, answer.seconds
+        )
     ends = corners(size_hw)
     away = project(answer.matrix, ends) - project(trial.truth, ends)
     ratio = np.sqrt((away**2).sum(1).mean())
@@ -163,7 +170,7 @@ def judge(cell: str, peer: str, trial: Trial) -> Outcome:
     shift_x = float((project(residual, middle) - middle)[0, 0])
     log_scale = 0.5 * float(np.log(abs(np.linalg.det(residual[:2, :2]))))
     nees, inside = honesty(getattr(answer.details, "corner_covariance", None), answer.matrix, trial)
-    return Outcome(cell, peer, error, float(ratio), shift_x, log_scale, nees, inside, answer.seconds)
+    return Outcome(cell, peer, error, float(ratio), trial.floor, shift_x, log_scale, nees, inside, answer.seconds)
 
 
 def _job(task: tuple[str, int, int, tuple[str, ...]]) -> list[Outcome]:
@@ -183,6 +190,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, float]:
 
     return {
         "ratio": float(np.sqrt(np.mean([o.ratio**2 for o in good]))) if good else float("nan"),
+        "floor": float(np.sqrt(np.mean([o.floor**2 for o in outcomes]))),
         "solved": len(good) / len(outcomes),
         "nees": float(nees.mean()) if nees.size else float("nan"),
         "inside": float(np.mean([o.inside for o in good if np.isfinite(o.nees)])) if nees.size else float("nan"),
@@ -194,15 +202,15 @@ def summary(outcomes: list[Outcome]) -> dict[str, float]:
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
     """Lines of a Markdown table."""
-    yield "| cell | aligner | n | solved | ratio | nees | in 95 % | bias x | bias scale | ms |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "| cell | aligner | n | solved | ratio | floor | nees | in 95 % | bias x | bias scale | ms |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for (cell, peer), group in itertools.groupby(outcomes, key=lambda o: (o.cell, o.peer)):
         rows = list(group)
         s = summary(rows)
         unit = f"{s['ratio']:.5f} px" if "/none/" in cell else f"{s['ratio']:.3f}"
         own = f"{s['nees']:.2f} | {100 * s['inside']:.0f}" if np.isfinite(s["nees"]) else " | "
         yield (
-            f"| {cell} | {peer} | {len(rows)} | {100 * s['solved']:.0f} | {unit} | {own} "
+            f"| {cell} | {peer} | {len(rows)} | {100 * s['solved']:.0f} | {unit} | {s['floor']:.2f} | {own} "
             f"| {s['bias_x']:+.1f} | {s['bias_scale']:+.1f} | {s['ms']:.0f} |"
         )
 

@@ -1,3 +1,4 @@
+import math
 import sys
 from pathlib import Path
 
@@ -134,6 +135,12 @@ def test_bound_of_a_shift_is_the_textbook_one():
     slopes = scene.slopes(np.eye(3), size)
     got = bound.corner_bound("translate", scene.picture(np.eye(3), size), slopes, 18.0, np.eye(3), size, size)
     assert got[0, 0] == pytest.approx(18 / (slopes[..., 0] ** 2).sum(), rel=0.02)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0, 4.0])
+def test_an_unknown_white_scene_costs_what_the_formula_says(noise):
+    scene = np.random.default_rng(9).normal(0, 3, (256, 256))
+    assert bound.unknown_scene(scene, 9 * noise) == pytest.approx(math.sqrt(1 + noise / 2), rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "poisson"])
