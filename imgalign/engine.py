@@ -170,14 +170,14 @@ class Pair:
         error, and where not both promises can be true.
         """
         known = corner_sigma(polished, self.model, self.size_hw)
-        if self.apart(best, polished) < _BESIDE * self.base * self.ladder.reductions[-1]:
-            if known < _FEATURES_KNOW * self.base:
-                return polished
-            pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
-            white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
-            # Where the pictures differ by no more than their own noise, grey values know all there is to know.
-            if polished.noise < _WHITE * white:
-                return polished
+        beside = self.apart(best, polished) < _BESIDE * self.base * self.ladder.reductions[-1]
+        if beside and known < _FEATURES_KNOW * self.base:
+            return polished
+        pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
+        white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
+        # Where the pictures differ by no more than their own noise, grey values know all there is to know.
+        if polished.noise < _WHITE * white:
+            return polished
         found = self.ladder.finest(best.moving_from_fixed, polished.moving_from_fixed, self.model, self.size_hw)
         other = replace(
             polished,

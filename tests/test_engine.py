@@ -67,8 +67,10 @@ def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(t
 def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candidate, monkeypatch):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     # Sure of themselves, and three pixels off.
-    astray = replace(polished, moving_from_fixed=about_centre(SIZE, shift=(7, -3), angle_deg=3), noise=1e-4)
+    astray = replace(polished, moving_from_fixed=about_centre(SIZE, shift=(7, -3), angle_deg=3), noise=1.0)
     assert corner_sigma(astray, two.model, SIZE) < 0.01
+    noisy = replace(astray, noise=1e-4)
+    assert two.by_features(candidate.ranked[0], noisy) is noisy
     mended = two.by_features(candidate.ranked[0], astray)
     assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
     # Both may be true, or features fit no better where they lead.
