@@ -29,6 +29,7 @@ _FREE = 1e-3  # damping up to which a step is as good as undamped
 _ALIKE = 1.02  # losses within this factor say nothing about two answers
 _SLOWEST = 0.85  # the ratio of two steps up to which a series of them is summed
 _NOTHING = 0.05  # of the predicted error: steps below are not worth another look at the pictures
+_STEEP = 0.25  # share of the residual where the fixed picture is steep that it is taken to be everywhere
 _MEDIAN_SAMPLES = 1500  # enough for a residual's median: its own error is then 3 %
 
 
@@ -232,7 +233,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     overlap = pixels / total(problem.weight).clamp_min(1e-9)
     fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
-    own_scale = _residual_scale(residual, valid)
+    own_scale = _residual_scale(problem, residual, valid)
     weight, loss = robust(residual, valid, own_scale if scale is None else scale, cutoff)
     loss = loss / pixels.clamp_min(1e-9)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
@@ -287,12 +288,22 @@ def normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image
     return f * gain_f, m * (gain_m * sign), gain_f, covariance.abs().mean((1, 2, 3))
 
 
-def _residual_scale(residual: Image, valid: Weight) -> Tensor:
-    """Robust standard deviation of each row's residual over its overlap, `(B,)`, from a lattice of its pixels."""
+def _residual_scale(problem: Problem, residual: Image, valid: Weight) -> Tensor:
+    """Robust standard deviation of each row's residual over its overlap, `(B,)`, from a lattice of its pixels.
+
+    No less than a share of what it is where the fixed picture is steep: the dark sky between stars says nothing of how
+    well they fit.
+    """
     stride = max(1, int((residual[0].numel() / _MEDIAN_SAMPLES) ** 0.5))
-    part, there = residual[..., ::stride, ::stride], valid[..., ::stride, ::stride] > 0.25
-    absolute = torch.where(there, part.abs(), torch.nan).flatten(1)
-    return (_MAD_TO_SIGMA * absolute.nanmedian(1).values).nan_to_num(1.0).clamp_min(1e-4)
+    part, there, gx, gy = (
+        x[..., ::stride, ::stride] for x in (residual, valid, problem.gradient_x, problem.gradient_y)
+    )
+    slope, absolute = (gx * gx + gy * gy) * (there > 0.25), part.abs()
+    everywhere, steep = (
+        torch.where(seen, absolute, torch.nan).flatten(1).nanmedian(1).values
+        for seen in (there > 0.25, slope > slope.mean((1, 2, 3), keepdim=True))
+    )
+    return (_MAD_TO_SIGMA * torch.fmax(everywhere, _STEEP * steep)).nan_to_num(1.0).clamp_min(1e-4)
 
 
 def robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,13 @@ def test_uneven_light_does_not_pull():
     assert np.mean(errors) < 0.06
 
 
+def test_stars_are_no_outliers_of_their_dark_sky():
+    truth = about_centre(SIZE, **TRUTHS["affine"])
+    fixed, moving = pair(Blobs(6, 120, count=40, sigma=(1.5, 1.6)), SIZE, truth)
+    assert np.median(np.abs(fixed)) < 1e-3 * fixed.max()
+    assert corner_error(polished(fixed, moving, np.eye(3), "affine").moving_from_fixed, truth, SIZE) < 5e-4
+
+
 def test_inverted_contrast_does_not_pull():
     truth = about_centre(SIZE, **TRUTHS["affine"])
     fixed, moving = pair(SCENE, SIZE, truth)
