@@ -1,6 +1,10 @@
 """Pictures from a formula, evaluated wherever a matrix takes their pixels: no sampler has a hand in them."""
 
 import numpy as np
+import torch
+
+from imgalign.refine import Problem
+from imgalign.sampling import Reader, spline_coefficients
 
 
 class Blobs:
@@ -68,3 +72,17 @@ TRUTHS = {
     },
 }  # fmt: skip
 """A small move of each model."""
+
+
+def tensor(array):
+    """`(H, W)` as `(1, 1, H, W)`, float64."""
+    return torch.as_tensor(np.asarray(array, float))[None, None]
+
+
+def problem(fixed, moving, mask=None, moving_mask=None):
+    """Cubic splines on the moving picture; the fixed one's gradients by central differences of its own."""
+    gy, gx = np.gradient(fixed)
+    weight = np.ones(fixed.shape) if mask is None else mask
+    seen = None if moving_mask is None else tensor(moving_mask)
+    reader = Reader(spline_coefficients(tensor(moving)), seen, moving.shape, "cubic", pad=2)
+    return Problem(tensor(fixed), tensor(gx), tensor(gy), tensor(weight), reader)

@@ -5,28 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, render
+from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, problem, render
 from scipy.linalg import expm
 
-from imgalign.refine import Problem, evaluate, refine, turned
-from imgalign.sampling import Reader, spline_coefficients
+from imgalign.refine import evaluate, refine, turned
 from imgalign.transforms import MODELS
 
 SIZE = (90, 110)
 NAMES = list(MODELS)
-
-
-def tensor(array):
-    return torch.as_tensor(np.asarray(array, float))[None, None]
-
-
-def problem(fixed, moving, mask=None, moving_mask=None):
-    """Cubic splines on the moving picture; the fixed one's gradients by central differences of its own."""
-    gy, gx = np.gradient(fixed)
-    weight = np.ones(fixed.shape) if mask is None else mask
-    seen = None if moving_mask is None else tensor(moving_mask)
-    reader = Reader(spline_coefficients(tensor(moving)), seen, moving.shape, "cubic", pad=2)
-    return Problem(tensor(fixed), tensor(gx), tensor(gy), tensor(weight), reader)
 
 
 def found(two, name, **options):

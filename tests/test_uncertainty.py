@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scenes import Blobs, about_centre, pair
-from test_refine import SIZE, problem, tensor
+from scenes import Blobs, about_centre, pair, problem, tensor
 
 from imgalign.refine import evaluate, refine
 from imgalign.transforms import MODELS
 from imgalign.uncertainty import covariance, noise_information, tile_scores
+
+SIZE = (90, 110)
 
 
 def test_tile_scores_sum_to_the_slope_without_gain_and_bias():
