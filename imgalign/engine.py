@@ -405,5 +405,7 @@ def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]
         shift = moved[:, :2] - points * moved[:, 2:]
         columns.append(np.einsum("nij,nj->ni", slopes, shift).ravel())
     jacobian = np.nan_to_num(np.stack(columns, 1), nan=1e6, posinf=1e6, neginf=-1e6)
-    out = jacobian @ polished.covariance.numpy() @ jacobian.T
+    # What is not known at all has a number as well: infinities would turn to NaN.
+    covariance = np.nan_to_num(polished.covariance.numpy(), nan=1e12, posinf=1e12, neginf=-1e12)
+    out = jacobian @ covariance @ jacobian.T
     return np.asarray(0.5 * (out + out.T))

@@ -81,6 +81,14 @@ def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candid
         assert two.by_features(candidate.ranked[0], astray) is astray
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unknown", [np.inf, np.nan])
+def test_an_error_that_is_not_known_is_a_large_one(two, candidate, unknown):
+    polished = two.polish(candidate.ranked[0].moving_from_fixed)
+    lost = replace(polished, covariance=polished.covariance * torch.diag(torch.tensor([unknown, 1, 1])))
+    assert 1e4 < corner_sigma(lost, two.model, SIZE) < np.inf
+
+
 @pytest.mark.parametrize("most", [48_000, 20_000, 9_000, 2_500])
 def test_no_level_has_more_pixels_than_memory_is_meant_for(two, most, monkeypatch):
     monkeypatch.setattr("imgalign.engine._MOST_PIXELS", most)
