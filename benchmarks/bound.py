@@ -7,12 +7,12 @@ transform's free numbers (and in gain and bias, which are there to be marginalis
 
     covariance >= inverse(A^T diag(1 / variance) A).
 
+Where noise drowns the scene the bound is out of reach, for the scene's slopes, which it takes as known, have to be told
+from the same noise: see `unknown_scene`.
+
 Source:
     Kay (1993), Fundamentals of Statistical Signal Processing, section 3.9 (signals in Gaussian noise);
     Clement, Bierbaum and Sethna (2018), arXiv 1809.05583, for two noisy pictures of an unknown scene.
-
-Where noise drowns the scene the bound is out of reach, for the scene's slopes, which it takes as known, have to be told
-from the same noise: see `unknown_scene`.
 """
 
 from typing import Any

@@ -13,9 +13,9 @@ Every trial has its own scene, sub-pixel transform, gain and noise.
 
 Columns: `ratio` root mean square of error over bound (px of error without noise); `solved` share
 under 1 px, over which the others are taken; `floor` least ratio for a Gaussian scene that is not
-known beforehand; `nees` mean squared error in units of the stated
-covariance (1 is honest); `in 95 %` share of truths inside the stated ellipse; `bias x`, `bias scale`
-mean error in units of its own standard error.
+known beforehand; `nees` mean squared error in units of the stated covariance (1 is honest); `in 95 %`
+share of truths inside the stated ellipse; `bias x`, `bias scale` mean error in units of its own standard
+error.
 """
 
 import argparse

@@ -47,7 +47,8 @@ class Polished:
         converged: The last step was below the tolerance.
         history: Loss after each step.
         white_sigma_px: Predicted error of the corners if noise is white: what answers are compared by.
-        doubt_px: By how much answers from blurred and from sharp pictures contradict each other beyond chance.
+        doubt_px: By how much answers from blurred and from sharp pictures contradict each other beyond chance, or those
+            of feature pictures of different detail.
     """
 
     moving_from_fixed: Matrix3
