@@ -38,7 +38,8 @@ def job(workdir):
     def make(name, kind=Task):
         files = Job("fixed.png", "moving.png", image=Path(f"{name}.png"), params=Path(f"{name}.json"))
         finding = AlignOptions(model="translate", init="identity", trust=0)
-        return kind(name, files, finding, WriteOptions(), "", Path())
+        # As the batch hands them out: a pair whose process died may have left its files before it was done again.
+        return kind(name, files, finding, WriteOptions(overwrite=True), "", Path())
 
     return make
 
