@@ -4,7 +4,6 @@ Arrays, PIL images and tensors come in any dtype and channel count. The picture 
 time, so that a large one that is aligned at a coarse level is never held in float at full size.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.errors import ShapeError
-from imgalign.pyramid import halve, reduce
+from imgalign.pyramid import block_mean, halve, reduce
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_BAND_PIXELS = 1 << 20
+_BAND_PIXELS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -52,45 +51,53 @@ class Plane:
         h, w = self.size_hw
         rows = max(1, _BAND_PIXELS // max(w, 1) // reduction) * reduction
         shape = (1, 1, h // reduction, w // reduction)
-        image, weight = (torch.empty(shape, device=self.device) for _ in range(2))
+        image, weight = torch.empty(shape, device=self.device), torch.ones(shape, device=self.device)
         # Into planes that are there already: results kept from band to band would lie between the bands' own memory
         # and keep it from being used again, which on 100 megapixels cost 1 GB and half of the time.
         for top in range(0, h - h % reduction, rows):
             bottom = min(top + rows, h)
             here = slice(top // reduction, bottom // reduction)
-            image[:, :, here], weight[:, :, here] = self._band(top, bottom, reduction)
+            grey, seen = self._band(top, bottom)
+            if seen is None:
+                image[0, 0, here] = block_mean(grey, reduction)
+            else:
+                image[:, :, here], weight[:, :, here] = reduce(grey[None, None], seen[None, None], reduction)
         return image, weight
 
-    def _band(self, top: int, bottom: int, reduction: int) -> tuple[Image, Weight]:
+    def _band(self, top: int, bottom: int) -> tuple[Tensor, Tensor | None]:
+        """Grey values of some rows, and their weights where not all are one."""
         part = self.pixels[top:bottom]
         # Here, for not every device has float64.
         part = (part.float() if part.dtype == torch.float64 else part).to(self.device)
         whole = not part.is_floating_point()
         scale = 1 / float(torch.iinfo(part.dtype).max) if whole else 1.0
-        # Channel by channel: several times as fast as arithmetic on interleaved ones.
-        colours = [part[..., c].float() for c in range(part.shape[-1] - self.alpha)]
-        weight = torch.ones_like(colours[0])
+        values = part.float()
+        colours = values[..., : values.shape[-1] - self.alpha]
+        weight: Tensor | None = None
         if not whole:
-            for colour in colours:
-                weight *= torch.isfinite(colour)
-            if not bool(weight.all()):
-                colours = [torch.where(weight > 0, colour, 0.0) for colour in colours]
-        grey = _grey(colours)
+            finite = torch.isfinite(colours)
+            if not bool(finite.all()):
+                weight = finite.all(-1).to(values.dtype)
+                colours = torch.where(weight[..., None] > 0, colours, 0.0)
         if self.alpha:
-            weight = weight * (part[..., -1].float() * scale).nan_to_num(0).clamp(0, 1)
+            weight = _times(weight, (values[..., -1] * scale).nan_to_num(0).clamp(0, 1))
         if self.mask is not None:
-            weight = weight * self.mask[top:bottom].to(self.device)
-        image, weight = reduce(grey[None, None], weight[None, None], reduction)
-        return image * scale, weight
+            weight = _times(weight, self.mask[top:bottom].to(self.device))
+        return _grey(colours, scale), weight
 
 
-def _grey(colours: Sequence[Tensor]) -> Tensor:
-    if len(colours) == 1:
-        return colours[0]
-    shares = _LUMINANCE if len(colours) == 3 else (1 / len(colours),) * len(colours)
-    grey = colours[0] * shares[0]
-    for colour, share in zip(colours[1:], shares[1:], strict=True):
-        grey.add_(colour, alpha=share)
+def _times(weight: Tensor | None, other: Tensor) -> Tensor:
+    return other if weight is None else weight * other
+
+
+def _grey(colours: Tensor, scale: float) -> Tensor:
+    """One plane, `(H, W, C)` to `(H, W)`, times `scale`."""
+    count = colours.shape[-1]
+    shares = (1.0,) if count == 1 else _LUMINANCE if count == 3 else (1 / count,) * count
+    # Plane by plane: several times as fast as sums over interleaved channels.
+    grey = colours[..., 0] * (shares[0] * scale)
+    for channel in range(1, count):
+        grey.add_(colours[..., channel], alpha=shares[channel] * scale)
     return grey
 
 

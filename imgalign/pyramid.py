@@ -67,6 +67,8 @@ def block_mean(image: Image, side: int) -> Image:
 
     A tenth of the time of `avg_pool2d` on a CPU: rows are added to rows, then columns to columns.
     """
+    if side == 1:
+        return image
     h, w = (n - n % side for n in image.shape[-2:])
     if side <= _FEW_ROWS:
         rows = image[..., :h:side, :w] + image[..., 1:h:side, :w]
