@@ -108,24 +108,23 @@ def spline_reader(
     def prefilter(f: Tensor) -> Tensor:
         """The kernel's inverse filter on the finer pixels, and a turn that moves the picture in by the padding."""
         at_pixels = 2 / 3 - 2 * MOMS_BEND + (1 / 3 + 2 * MOMS_BEND) * torch.cos(f * (2 * math.pi / k))
-        return 1 / at_pixels * torch.exp(-2j * math.pi * pad / k * f)
+        return k / at_pixels * torch.exp(-2j * math.pi * pad / k * f)
 
-    values = picture.values * prefilter(fy) * prefilter(fx)
+    (h, w), (frame_h, frame_w) = picture.size_hw, picture.frame_hw
+    values = picture.values
     if k == 2:
-        values = _zero_padded(values, picture.frame_hw)
-    plane = torch.fft.irfft2(values, s=(k * picture.frame_hw[0], k * picture.frame_hw[1]))
-    h, w = picture.size_hw
-    plane = plane[..., : k * h + 2 * pad, : k * w + 2 * pad]
+        # The same picture on twice the pixels; the highest frequencies, of no sign, drop.
+        fx, values = fx[: frame_w // 2], values[..., : frame_w // 2]
+    values = values * prefilter(fy) * prefilter(fx)
+    if k == 2:
+        upper = frame_h - frame_h // 2 - 1
+        finer = values.new_zeros((*values.shape[:-2], 2 * frame_h, values.shape[-1]))
+        finer[..., : frame_h // 2, :], finer[..., -upper:, :] = values[..., : frame_h // 2, :], values[..., -upper:, :]
+        values = finer
+    # Columns before rows, so that only those are made that hold something, and only those that are kept.
+    columns = torch.fft.ifft(values, dim=-2)[..., : k * h + 2 * pad, :]
+    plane = torch.fft.irfft(columns, n=k * frame_w)[..., : k * w + 2 * pad]
     return Reader(plane, mask, picture.size_hw, "moms", k, pad, margin, ramp)
-
-
-def _zero_padded(values: Tensor, frame_hw: tuple[int, int]) -> Tensor:
-    """The spectrum of the same picture on twice the pixels per axis; the highest frequencies, of no sign, drop."""
-    h, w = frame_hw
-    out = values.new_zeros((*values.shape[:-2], 2 * h, w + 1))
-    out[..., : h // 2, : w // 2] = values[..., : h // 2, : w // 2]
-    out[..., 2 * h - h // 2 + 1 :, : w // 2] = values[..., h // 2 + 1 :, : w // 2]
-    return out * 4
 
 
 def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
