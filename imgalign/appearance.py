@@ -28,25 +28,6 @@ def local_contrast(image: Image, weight: Weight, sigma: float, floor: float) -> 
     return centred * (variance.clamp_min(0) + floor * floor).rsqrt()
 
 
-def orientation(image: Image, weight: Weight, sigma: float, floor: float) -> Image:
-    """Double-angle direction of the gradient, `(B, 2, H, W)`, strength between 0 and 1; zero under the mask.
-
-    Args:
-        image: `(B, 1, H, W)`.
-        weight: Its mask.
-        sigma: Blur of the squared gradients in pixels.
-        floor: Gradient, in the image's unit per pixel, below which there is no edge.
-    """
-    gx, gy = central_differences(image)
-    field = torch.cat([gx * gx - gy * gy, 2 * gx * gy, gx * gx + gy * gy], 1)
-    if not is_whole(weight):
-        # A pixel beside a masked one has a false edge.
-        solid = (weight > 0.99).to(image.dtype)
-        field = field * -torch.nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
-    field = blur(field, sigma) if sigma > 0 else field
-    return field[:, :2] / (field[:, 2:].clamp_min(0) + floor * floor) * weight
-
-
 def features(image: Image, weight: Weight) -> Image:
     """Local contrast and orientation of a small picture, `(B, 3, H, W)`: what hypotheses are refined on."""
     smooth = masked_blur(image, weight, 0.7)
@@ -56,7 +37,23 @@ def features(image: Image, weight: Weight) -> Image:
 
 
 def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
-    """`orientation` of a smoothed picture, with half its mean gradient as the floor."""
+    """Double-angle direction of the gradient, `(B, 2, H, W)`, strength between 0 and 1; zero under the mask.
+
+    Gradients below half the mean one are no edge.
+
+    Args:
+        smooth: `(B, 1, H, W)`, with little noise left.
+        weight: Its mask.
+        sigma: Blur of the squared gradients in pixels.
+    """
     gx, gy = central_differences(smooth)
-    energy = mean(gx * gx + gy * gy, weight)
-    return orientation(smooth, weight, sigma, 0.5 * float(energy) ** 0.5 + 1e-12)
+    squares = gx * gx, gy * gy
+    energy = squares[0] + squares[1]
+    floor = 0.25 * mean(energy, weight) + 1e-24
+    field = torch.cat([squares[0] - squares[1], 2 * gx * gy, energy], 1)
+    if not is_whole(weight):
+        # A pixel beside a masked one has a false edge.
+        solid = (weight > 0.99).to(smooth.dtype)
+        field = field * -torch.nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
+    field = blur(field, sigma) if sigma > 0 else field
+    return field[:, :2] / (field[:, 2:].clamp_min(0) + floor) * weight

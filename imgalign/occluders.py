@@ -10,7 +10,7 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Weight
-from imgalign.sums import mean
+from imgalign.sums import around, mean
 
 _BLOCK = 4  # pixels a side: neither noise nor a transform that is a pixel off changes the mean over them much
 _WHOLE = 0.95  # of a block that must be seen: nobody knows what lies under a mask
@@ -53,8 +53,8 @@ def alike(fixed: Image, warped: Image, valid: Weight) -> Weight | None:
     m = gain * m - bias
     residual, common = m - f, 0.5 * (f + m)
     common = common - mean(common, seen)
-    around = _around(torch.cat([residual * residual * seen, common * common * seen, seen]))
-    excess = around[:1] / (around[1:2] + usual * around[2:]).clamp_min(1e-20)
+    summed = around(torch.cat([residual * residual * seen, common * common * seen, seen]))
+    excess = summed[:1] / (summed[1:2] + usual * summed[2:]).clamp_min(1e-20)
     weight = ((_UNLIKE - excess) / (_UNLIKE - _ALIKE)).clamp_(0, 1)
     share = float(mean(weight, seen))
     if share < _MOST or share == 1:
@@ -91,9 +91,3 @@ def _blocks(image: Image) -> Image:
     rows = image[..., 1:h:_BLOCK, :w] + image[..., 2:h:_BLOCK, :w]
     return rows.unflatten(-1, (-1, _BLOCK)).sum(-1).mul_(0.5 / _BLOCK)
 
-
-def _around(image: Image) -> Image:
-    """Sum over each block and its eight neighbours."""
-    image = nn.pad(image, (1, 1, 1, 1))
-    image = image[..., :-2, :] + image[..., 1:-1, :] + image[..., 2:, :]
-    return image[..., :-2] + image[..., 1:-1] + image[..., 2:]

@@ -3,7 +3,7 @@
 Each rotation and scale of the moving picture is correlated with the fixed one at all shifts at once, by FFT,
 with masks: a correlation over the overlap of each shift, normalised by the energy in it (Padfield 2012,
 "Masked object registration in the Fourier domain"). What is correlated is the orientation field of the edges
-(`appearance.orientation`), a complex number a pixel, on pictures of about a hundred pixels: it holds under
+(`appearance.edges`), a complex number a pixel, on pictures of about a hundred pixels: it holds under
 uneven light, inverted contrast and most changes of modality.
 """
 

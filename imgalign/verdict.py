@@ -18,10 +18,11 @@ from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import edges
 from imgalign.devices import gathered
 from imgalign.gradients import central_differences
+from imgalign.pyramid import fast_length
 from imgalign.refine import Problem, turned
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis
-from imgalign.sums import plane_sums, total
+from imgalign.sums import around, plane_sums, total
 from imgalign.transforms import corner_distance
 
 _PARTS = 5  # the picture is divided in so many by so many
@@ -282,7 +283,7 @@ def _surfaces(fixed: Tensor, moving: Tensor, reach: int) -> tuple[Tensor, Tensor
     Both on the CPU.
     """
     h, w = fixed.shape[-2:]
-    frame = (h + 2 * reach, w + 2 * reach)
+    frame = (fast_length(h + 2 * reach), fast_length(w + 2 * reach))
     product = torch.fft.rfft2(fixed, s=frame).conj() * torch.fft.rfft2(moving, s=frame)
     size = 2 * reach + 1
     surfaces = torch.fft.irfft2(product.sum(1), s=frame)[:, :size, :size]
@@ -328,8 +329,7 @@ def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], le
     for (image, weight), at in ((fixed, shifts), (moving, matrices @ shifts)):
         reader = Reader(image, mask_or_none(weight), (image.shape[-2], image.shape[-1]))
         values, valid = reader.on_grid(at, (outer, outer))
-        smooth = torch.nn.functional.avg_pool2d(values, 3, stride=1, padding=1)
-        fields.append((edges(smooth, valid, sigma=0.0), valid))
+        fields.append((edges(around(values) / 9, valid, sigma=0.0), valid))
     (f, seen_f), (m, seen_m) = fields
     both = seen_f * seen_m
     inner = slice(_FINE_REACH, _FINE_REACH + side)
