@@ -194,14 +194,14 @@ class Ladder:
                     blurred, far.final, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
                 )
                 starts.append(far.final)
-            start = torch.cat(starts)
+            state: torch.Tensor | State = torch.cat(starts)
             for steps, behind in _HEATS:
-                if len(start) > 1:
+                if len(state) > 1:
                     state = refine(
-                        rung.problem, start, model, iterations=steps, tolerance_px=_TOLERANCE, hold_overlap=first
+                        rung.problem, state, model, iterations=steps, tolerance_px=_TOLERANCE, hold_overlap=first
                     )
-                    start = _survivors(state, rung, behind)
-            state = refine(rung.problem, start, model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first)
+                    state = state.select(_survivors(state, rung, behind))
+            state = refine(rung.problem, state, model, iterations=12, tolerance_px=_TOLERANCE, hold_overlap=first)
             found += _ranked(state, rung)
         return sorted(found, key=lambda h: -h.score)
 
@@ -220,7 +220,7 @@ def _scores(state: State, rung: Rung) -> torch.Tensor:
 
 
 def _survivors(state: State, rung: Rung, behind: float) -> torch.Tensor:
-    """The matrices whose score is not too far behind the best one's, each place once; all where none has one."""
+    """The rows whose score is not too far behind the best one's, each place once; all where none has one."""
     score = _scores(state, rung)
     kept: list[int] = []
     for row in score.argsort(descending=True).tolist():
@@ -229,7 +229,7 @@ def _survivors(state: State, rung: Rung, behind: float) -> torch.Tensor:
             for k in kept
         ):
             kept.append(row)
-    return state.final[kept]
+    return torch.tensor(kept)
 
 
 def _ranked(state: State, rung: Rung) -> list[Hypothesis]:

@@ -105,6 +105,9 @@ class State:
     overlap: Tensor
     converged: Tensor
 
+    def __len__(self) -> int:
+        return len(self.matrices)
+
     def select(self, rows: Tensor) -> "State":
         """The hypotheses of these rows, as a batch of their own."""
         return State(**{k: v[rows] for k, v in vars(self).items()})
@@ -124,7 +127,7 @@ class State:
 
 def refine(
     problem: Problem,
-    matrices: Matrix,
+    start: Matrix | State,
     model: Model,
     *,
     iterations: int = 20,
@@ -138,7 +141,8 @@ def refine(
 
     Args:
         problem: The two pictures.
-        matrices: Where to start, on the CPU whatever device the pictures are on.
+        start: The matrices, on the CPU whatever device the pictures are on; or where another descent on these pictures,
+            with this cutoff, came to: rows that have converged there stay.
         model: Which steps are allowed.
         iterations: At most so many steps.
         tolerance_px: A row has converged when its step moves the corners by less.
@@ -151,9 +155,9 @@ def refine(
     """
     generators = torch.as_tensor(model.generators(problem.size_hw))
     # A copy: rows of it are written over, and the caller keeps its own.
-    best = evaluate(problem, matrices.double().clone(), model, cutoff)
-    damping = torch.full((len(matrices),), _FREE, dtype=torch.float64)
-    before = torch.zeros(len(matrices), model.parameter_count, dtype=torch.float64)
+    best = start if isinstance(start, State) else evaluate(problem, start.double().clone(), model, cutoff)
+    damping = torch.full((len(best),), _FREE, dtype=torch.float64)
+    before = torch.zeros(len(best), model.parameter_count, dtype=torch.float64)
     for _ in range(iterations):
         if history is not None:
             history.append(float(best.loss.mean()))
