@@ -203,18 +203,21 @@ class Pair:
         began = time.perf_counter()
         level = level_from_full(self.base)
         full = np.linalg.inv(level)
-        matrix, history = descend(
-            self.fixed.at(self.base),
-            self.moving.at(self.base),
-            level @ best.polished.moving_from_fixed @ full,
-            self.model,
-            loss="robust" if w.loss == "auto" else w.loss,
-            optimizer="lbfgs" if w.optimizer == "lm" else w.optimizer,
-            sampler=w.sampler,
-            levels=w.levels or 2,
-            iterations=w.iterations,
-            lr=w.lr,
-        )
+        # Tensors made for inference cannot be differentiated: copies of them can.
+        with torch.inference_mode(False), torch.no_grad():
+            (f, wf), (m, wm) = ((x.clone() for x in picture.at(self.base)) for picture in (self.fixed, self.moving))
+            matrix, history = descend(
+                (f, wf),
+                (m, wm),
+                level @ best.polished.moving_from_fixed @ full,
+                self.model,
+                loss="robust" if w.loss == "auto" else w.loss,
+                optimizer="lbfgs" if w.optimizer == "lm" else w.optimizer,
+                sampler=w.sampler,
+                levels=w.levels or 2,
+                iterations=w.iterations,
+                lr=w.lr,
+            )
         matrix = full @ matrix @ level
         polished = replace(best.polished, moving_from_fixed=matrix / matrix[2, 2], history=tuple(history))
         self.seconds["refine"] += time.perf_counter() - began

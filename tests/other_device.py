@@ -163,6 +163,9 @@ class OtherDevice(TorchFunctionMode):
         if name == "new_tensor" and far:
             kwargs = {"dtype": first.dtype, "device": self.place, **kwargs}
             func, args = torch.tensor, args[1:]
+        if far and torch.is_inference_mode_enabled() and not first.is_inference():
+            # Within inference mode a wrapper can be no view of one from outside it.
+            args = (FarTensor(first.near.clone(), first.place), *args[1:])
         wanted = kwargs.get("device")
         if wanted is None or torch.device(wanted).type != self.place.type:
             return func(*args, **kwargs)
