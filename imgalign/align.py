@@ -93,7 +93,8 @@ def align(
         max_rotation: Largest rotation, degrees.
         max_scale: Largest magnification or reduction, a factor.
         allow_mirror: Look for mirror images too.
-        precision: Standard deviation of the corners, px, that is enough: large pictures are not refined further.
+        precision: Standard deviation of the corners, px, that is enough: pictures above 0.1 megapixel are not refined
+            further.
         trust: Least probability of a trusted result.
         device: `auto` (the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
         threads: Threads for PyTorch, no more than there are cores; all of these by default.

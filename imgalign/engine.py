@@ -28,8 +28,9 @@ from imgalign.sums import variance
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
 from imgalign.wanted import Wanted
 
-_BASE_PIXELS = 5e5  # up to this size the finest level is always used; above it, as far as the precision asks
+_BASE_PIXELS = 5e5  # up to this size a picture is first polished as it is; above it, reduced
 _ENOUGH_PIXELS = 2.6e5  # of the level that a larger picture is first looked at on: half a thousand a side
+_FEW_PIXELS = 1e5  # up to this size all detail is used, whatever precision was asked: it takes little time
 _FAR = 3.0  # pixels of the base level: from so far away it is not worth more than blurred pictures yet
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
@@ -272,8 +273,8 @@ class Pair:
             self.model,
             rounds=rounds,
             far_px=far,
-            # On large pictures the finest detail costs more than it is worth once the precision is reached.
-            enough_px=0.5 * self.wanted.precision / reduction if math.prod(self.size_hw) > _BASE_PIXELS else 0.0,
+            # The finest detail takes as long as all before it, and is not worth it once the precision is reached.
+            enough_px=0.5 * self.wanted.precision / reduction if math.prod(self.size_hw) > _FEW_PIXELS else 0.0,
             iterations=iterations if iterations is not None else self.wanted.iterations or 10,
             robust=self.wanted.loss in ("auto", "robust", "lncc"),
             light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),

@@ -90,4 +90,3 @@ def _blocks(image: Image) -> Image:
     h, w = (n - n % _BLOCK for n in image.shape[-2:])
     rows = image[..., 1:h:_BLOCK, :w] + image[..., 2:h:_BLOCK, :w]
     return rows.unflatten(-1, (-1, _BLOCK)).sum(-1).mul_(0.5 / _BLOCK)
-

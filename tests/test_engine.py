@@ -10,6 +10,7 @@ from scenes import Blobs, about_centre, corner_error, pair
 from imgalign.engine import Pair, corner_sigma
 from imgalign.plane import plane
 from imgalign.search import Hypothesis
+from imgalign.sharp import Sharp
 from imgalign.wanted import Wanted
 
 SIZE = (200, 240)
@@ -94,3 +95,17 @@ def test_no_level_has_more_pixels_than_memory_is_meant_for(two, most, monkeypatc
     monkeypatch.setattr("imgalign.engine._MOST_PIXELS", most)
     assert 48_000 / two.finest**2 <= most
     assert two.finest == 1 or two.finest % 2 == 0
+
+
+@pytest.mark.parametrize(("few", "precision", "looks"), [(1e9, 0.01, True), (1e3, 1e-6, True), (1e3, 0.01, False)])
+def test_all_detail_is_used_only_where_blurred_pictures_miss_the_precision(
+    two, candidate, monkeypatch, few, precision, looks
+):
+    asked = []
+    monkeypatch.setattr("imgalign.engine._FEW_PIXELS", few)
+    monkeypatch.setattr("imgalign.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
+    once = Pair(two.fixed, two.moving, replace(two.wanted, precision=precision))
+    polished = once.polish(candidate.ranked[0].moving_from_fixed)
+    assert bool(asked) == looks
+    assert corner_error(polished.moving_from_fixed, TRUTH, SIZE) < 0.01
+    assert corner_sigma(polished, two.model, SIZE) < 0.01
