@@ -52,6 +52,24 @@ class Rung:
         return np.asarray(full / full[2, 2])
 
 
+class Settled(NamedTuple):
+    """Where feature pictures of one level came to rest."""
+
+    rung: Rung
+    state: State
+
+    @property
+    def moving_from_fixed(self) -> Matrix3:
+        """Full-size matrix."""
+        return self.rung.to_full(self.state.final[0].numpy())
+
+    def known(self, model: Model) -> Tensor:
+        """`(P, P)` covariance of the parameters, of `Model.generators` of the fixed size."""
+        known, _ = covariance(self.rung.problem, self.state, model, CUTOFF, _TILE, None)
+        # Parameters move corners in pixels of the level.
+        return known / self.rung.fixed_level[0, 0] ** 2
+
+
 class Finest(NamedTuple):
     """An answer of feature pictures.
 
@@ -142,33 +160,31 @@ class Ladder:
             model: The steps allowed.
             size_hw: Of the fixed picture.
         """
-        coarse = self._settled(best, model, size_hw, self.reductions[0])[0]
-        last = self.reductions[-1]
-        matrix, known, rung = self._settled(best, model, size_hw, last)
-        moved = corner_distance(coarse, matrix, size_hw)
+        coarsest, last = self.reductions[0], self.reductions[-1]
+        coarse = self._settled(best, model, size_hw, coarsest)
+        found = self._settled(best, model, size_hw, last) if last < coarsest else coarse
+        first, known = found.moving_from_fixed, found.known(model)
+        moved = corner_distance(coarse.moving_from_fixed, first, size_hw)
         doubt = _HALVED * moved
         if last > 1:
-            finer, finer_known, finer_rung = self._settled(matrix, model, size_hw, max(1.0, last / _FINEST))
-            apart = corner_distance(matrix, finer, size_hw)
-            scatter = math.hypot(corner_sigma(known), corner_sigma(finer_known)) * local_scale(matrix, size_hw)
+            finer = self._settled(first, model, size_hw, max(1.0, last / _FINEST))
+            finer_known = finer.known(model)
+            apart = corner_distance(first, finer.moving_from_fixed, size_hw)
+            scatter = math.hypot(corner_sigma(known), corner_sigma(finer_known)) * local_scale(first, size_hw)
             doubt = math.hypot(_HALVED * doubt, apart)
             # What two modalities do not share may grow with detail, and pull. Where it does not, answers of finer and
             # finer levels agree, or come to rest.
             if apart < max(_APART * scatter, _HALVED * moved):
-                matrix, known, rung = finer, finer_known, finer_rung
+                found, known = finer, finer_known
+        matrix, rung = found.moving_from_fixed, found.rung
         both = torch.as_tensor(np.stack([rung.to_level(m) for m in (grey, matrix)]))
         there, here = _scores(evaluate(rung.problem, both, model, CUTOFF), rung).tolist()
         return Finest(matrix, known, doubt, here / there - 1 if there > 0 else math.inf)
 
-    def _settled(
-        self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int], reduction: float
-    ) -> tuple[Matrix3, Tensor, Rung]:
+    def _settled(self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int], reduction: float) -> Settled:
         rung = self.rung(reduction, local_scale(moving_from_fixed, size_hw))
         start = torch.as_tensor(rung.to_level(moving_from_fixed))[None]
-        state = refine(rung.problem, start, model, iterations=12, tolerance_px=_SETTLED, cutoff=CUTOFF)
-        known, _ = covariance(rung.problem, state, model, CUTOFF, _TILE, None)
-        # Parameters move corners in pixels of the level.
-        return rung.to_full(state.final[0].numpy()), known / rung.fixed_level[0, 0] ** 2, rung
+        return Settled(rung, refine(rung.problem, start, model, iterations=12, tolerance_px=_SETTLED, cutoff=CUTOFF))
 
     def _refine(
         self, hypotheses: list[Hypothesis], model: Model, reduction: float, *, first: bool, wide: bool,

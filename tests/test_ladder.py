@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -50,7 +52,11 @@ def of_levels(answers, monkeypatch):
     known = torch.eye(2, dtype=torch.float64) * 0.005
 
     def settled(*_):
-        return about_centre((300, 400), shift=(next(left), 0)), known, ladder.rung(ladder.reductions[-1], 1.0)
+        return SimpleNamespace(
+            moving_from_fixed=about_centre((300, 400), shift=(next(left), 0)),
+            known=lambda _: known,
+            rung=ladder.rung(ladder.reductions[-1], 1.0),
+        )
 
     monkeypatch.setattr(ladder, "_settled", settled)
     return ladder
