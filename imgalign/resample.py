@@ -180,7 +180,8 @@ class _Job:
         if inside is None or inside.all():
             out[..., :channels] = values
         else:
-            np.copyto(out[..., :channels], values, where=inside[..., None])
+            for channel in range(channels):  # several times as fast as with one mask over all
+                np.copyto(out[..., channel], values[..., channel], where=inside)
         if self.add_alpha:
             shown = np.isfinite(values).all(-1) if values.dtype.kind == "f" else True
             shown = shown if inside is None else shown & inside

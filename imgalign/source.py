@@ -49,10 +49,11 @@ class Source:
         """Cut out rows and columns (top, left, bottom, right) and a margin around them."""
         h, w = self.size_hw
         top, left, bottom, right = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
-        rows, columns = _mirrored(top, bottom, h), _mirrored(left, right, w)
         if self.planes is not None:
+            rows, columns = _mirrored(top, bottom, h), _mirrored(left, right, w)
             return Crop(self.planes[:, rows][:, :, columns], self.weights, top, left)
-        planes, weights = _weighted(self.picture[rows][:, columns], has_alpha=self.has_alpha)
+        piece = cut(cut(self.picture, 0, top, bottom), 1, left, right)
+        planes, weights = _weighted(piece, has_alpha=self.has_alpha)
         return Crop(planes, weights, top, left)
 
     def reduced(self, factor: int) -> "Source":
@@ -105,6 +106,20 @@ def working_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     """Single precision holds 16 bits and halves; everything wider is interpolated in double."""
     narrow = dtype.itemsize <= 2 or dtype == np.float32
     return np.float32 if narrow else np.float64
+
+
+def cut(picture: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
+    """Rows or columns from start to stop, as `_mirrored` numbers them."""
+    size = picture.shape[axis]
+    inner = slice(max(start, 0), min(stop, size))
+    before, after = inner.start - start, stop - inner.stop
+    lead = (slice(None),) * axis
+    if not before and not after:
+        return picture[(*lead, slice(start, stop))]
+    if inner.stop - inner.start > max(before, after):  # ten times as fast as by index
+        widths = [(before, after) if k == axis else (0, 0) for k in range(picture.ndim)]
+        return np.pad(picture[(*lead, inner)], widths, mode="reflect")
+    return picture[(*lead, _mirrored(start, stop, size))]
 
 
 def _mirrored(start: int, stop: int, size: int) -> slice | NDArray[np.intp]:

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from imgalign import source
 from imgalign.errors import OptionError, ShapeError
 from imgalign.resample import warp
 
@@ -241,3 +242,11 @@ def test_bad_arguments_are_refused(changes, error, words):
     arguments = {"pixels": np.ones((4, 4, 3), np.uint8), "moving_from_fixed": SHIFT, "size_hw": (4, 4), **changes}
     with pytest.raises(error, match=words):
         warp(arguments.pop("pixels"), **arguments)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(2, 5), (-3, 4), (1, 12), (-6, 13), (-20, -14), (9, 30), (-25, 31)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_picture_is_continued_by_reflection_however_far(start, stop, axis):
+    picture = np.random.default_rng(5).integers(0, 99, (7, 7, 2))
+    far = np.pad(picture, [(40, 40) if k == axis else (0, 0) for k in range(3)], mode="reflect")
+    np.testing.assert_array_equal(source.cut(picture, axis, start, stop), far.take(range(40 + start, 40 + stop), axis))
