@@ -16,7 +16,7 @@ from imgalign.pyramid import gaussian_response
 from imgalign.refine import Problem, refine
 from imgalign.sampling import mask_or_none
 from imgalign.sharp import Sharp
-from imgalign.smooth import lattice, smooth
+from imgalign.smooth import Smooth, lattice, smooth
 from imgalign.spectral import Spectrum, spectrum
 from imgalign.sums import total
 from imgalign.transforms import Model, corner_distance, local_scale
@@ -104,12 +104,16 @@ def polish(
     cutoff = _CUTOFF if robust else math.inf
     size_hw = fixed[0].shape[-2], fixed[0].shape[-1]
     scale = local_scale(moving_from_fixed, size_hw)
-    # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).
-    spectra = _matched(spectrum(*fixed), 1 / scale), _matched(spectrum(*moving), scale)
-    blurred = smooth(fixed, spectra, mask_or_none(moving[1]), scale, oversampling if rounds > 1 else 1)
+    often = oversampling if rounds > 1 else 1
+    spectra, blurred = _prepared(fixed, moving, scale, often)
     history: list[float] = []
     descent = _Descent(torch.as_tensor(moving_from_fixed)[None], model, cutoff, size_hw, history)
     sparse = blurred.sparse()
+    tone = None if light is False else sparse.tone(descent.matrix, robust)
+    if tone is not None:
+        fixed, moving = tone.on(fixed, moving)
+        spectra, blurred = _prepared(fixed, moving, scale, often)
+        sparse = blurred.sparse()
     for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
         problem = sparse.problem(descent.matrix, light, robust)
         descent.run(problem, 0.1 * _SETTLED_PX, iterations, step=sparse.step)
@@ -229,6 +233,15 @@ def _doubt_px(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> fl
     """By how much the sharp answer contradicts the smooth one beyond chance."""
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
     return math.sqrt(max(apart**2 - (_CHANCE * smooth.white_sigma_px) ** 2, 0.0))
+
+
+def _prepared(
+    fixed: tuple[Image, Weight], moving: tuple[Image, Weight], scale: float, oversampling: int
+) -> tuple[tuple[Spectrum, Spectrum], Smooth]:
+    """Spectra of both pictures at one density, and both blurred; `scale` is moving pixels per fixed pixel."""
+    # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).
+    spectra = _matched(spectrum(*fixed), 1 / scale), _matched(spectrum(*moving), scale)
+    return spectra, smooth(fixed, spectra, mask_or_none(moving[1]), scale, oversampling)
 
 
 def _matched(picture: Spectrum, finer_by: float) -> Spectrum:

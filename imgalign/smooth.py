@@ -15,6 +15,7 @@ from imgalign.light import View, lit, noise_variance
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import Problem
 from imgalign.spectral import Spectrum, inner_weight, spline_reader
+from imgalign.tone import Toned, toned
 from imgalign.uncertainty import BlurredNoise
 
 _MARGIN = 4  # pixels at the border that are left out
@@ -47,14 +48,21 @@ class Smooth:
         problem = Problem(picture, gradient_x.mul_(_STEP), gradient_y.mul_(_STEP), weight, p.moving)
         return Smooth(problem, replace(self.noise, step=_STEP), _STEP)
 
+    def view(self, matrix: Matrix) -> View:
+        """The pictures where a transform stands, `(1, 3, 3)` moving from fixed."""
+        return View(self.pictures.fixed, *self.pictures.read(matrix @ lattice(self.step)))
+
+    def tone(self, matrix: Matrix, robust: bool) -> Toned | None:
+        """The tone curve between the pictures where a transform stands, if it is worth one."""
+        return toned(self.view(matrix), robust, noise=self.noise.blurred, spacing=self.step)
+
     def problem(self, matrix: Matrix, light: bool | None, robust: bool) -> Problem:
         """The pictures under the light that is found where a transform stands, `(1, 3, 3)` moving from fixed.
 
         With `robust` without occluders.
         """
         p = self.pictures
-        view = View(p.fixed, *p.read(matrix @ lattice(self.step)))
-        found, there = lit(view, light, robust, noise=self.noise.blurred, spacing=self.step)
+        found, there = lit(self.view(matrix), light, robust, noise=self.noise.blurred, spacing=self.step)
         p = p.within(there)
         if found is None:
             return p

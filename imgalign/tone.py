@@ -1,0 +1,163 @@
+"""A tone curve between two aligned pictures: gamma, exposure, film, the same all over the picture.
+
+A local gain follows such a curve only as far as each neighbourhood holds one brightness. What it leaves runs along the
+edges, and pulls. So where a curve explains clearly more than a straight line does, one of the pictures is brought to
+the tone of the other before they are compared.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgalign._types import Image, Weight
+from imgalign.devices import gathered
+from imgalign.light import View, changing_light, lit
+from imgalign.sums import mean
+
+_DEGREE = 5  # of the polynomial: enough for gamma, a clipped end, a tone that turns round
+_ENDS = 0.002  # share of the values at either end beyond which the curve goes on straight
+_SAMPLES = 4_000  # pixels at most: enough for so few terms, and too few for threads to share a sum of them
+_FEW = 400  # of them say nothing
+_WHOLE = 0.95  # share of the most weight from which a pixel is seen
+_ROUNDS = 3  # of robust weights
+_CUTOFF = 4.0  # robust standard deviations from which residuals lose weight
+_STRAIGHT = 1e6  # what keeps the curved terms of a line at nothing
+_RIDGE = 1e-4  # of the curved terms: ends at which there is hardly a value stay straight
+_WORTH = 0.7  # share of the residual of a straight line that a curve must leave at most
+_BESIDE_LIGHT = 0.9  # the same of what both leave under a local gain
+_SPREAD = 0.1  # share of all values that the middle four fifths must take up: a few bright points tell no curve
+_TURNS = 1.0  # of the mean slope: what turns back further is no curve's rounding of a clipped corner, but a modality's
+_ALL_VALUES = np.linspace(-1, 1, 41)
+_EXPLAINED = 0.1  # share of the contrast that a curve must leave at most: other things differ in more than tone
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A polynomial of grey values, going on straight beyond its ends.
+
+    Attributes:
+        terms: Coefficients of rising powers of a value brought to -1 to 1.
+        middle: The value at 0, and
+        half: the distance of the values at -1 and 1 from there.
+        left: Share of the contrast that it does not explain.
+    """
+
+    terms: tuple[float, ...]
+    middle: float
+    half: float
+    left: float
+
+    def __call__(self, image: Image) -> Image:
+        """The picture in the other tone."""
+        t = (image - self.middle) / self.half
+        inside = t.clamp(-1, 1)
+        low, high = (float(np.polynomial.Polynomial(self.terms).deriv()(end)) for end in (-1.0, 1.0))
+        out = torch.full_like(t, self.terms[-1])
+        for term in self.terms[-2::-1]:
+            out.mul_(inside).add_(term)
+        beyond = t.sub_(inside)
+        return out.add_(beyond.clamp_max(0), alpha=low).add_(beyond.clamp_min_(0), alpha=high)
+
+
+class Toned(NamedTuple):
+    """A curve and the picture that it brings to the tone of the other."""
+
+    curve: Curve
+    of_moving: bool
+
+    def on(
+        self, fixed: tuple[Image, Weight], moving: tuple[Image, Weight]
+    ) -> tuple[tuple[Image, Weight], tuple[Image, Weight]]:
+        """Two pictures with their masks, in one tone."""
+        if self.of_moving:
+            return fixed, (self.curve(moving[0]), moving[1])
+        return (self.curve(fixed[0]), fixed[1]), moving
+
+
+def toned(view: View, robust: bool, *, noise: float | None = None, spacing: int = 1) -> Toned | None:
+    """The curve between two pictures that are hardly noisy; None where a straight line or a local gain is as good.
+
+    Which of the two it is for is what the better curve says: to flatten what the other has clipped is possible, the
+    contrary is not.
+
+    Args:
+        view: As in `light.lit`, like all that is not named here.
+    """
+    stride = math.ceil((view.valid.numel() / _SAMPLES) ** 0.5)
+    fixed, warped, valid = gathered(*(x[0, 0, ::stride, ::stride].flatten() for x in view))
+    seen = valid > _WHOLE * float(valid.max())
+    if int(seen.sum()) < _FEW:
+        return None
+    fixed, warped = fixed[seen], warped[seen]
+    curves = tone_curve(warped, fixed), tone_curve(fixed, warped)
+    found = [Toned(curve, of_moving) for curve, of_moving in zip(curves, (True, False), strict=True) if curve]
+    best = min(found, key=lambda t: t.curve.left, default=None)
+    if best is None:
+        return None
+    # Light that changes from place to place may look like a curve, and the curve would bend what is straight.
+    there = lit(view, True, robust, noise=noise, spacing=spacing)[1]
+    (fixed, _), (warped, _) = best.on((view.fixed, view.valid), (view.warped, view.valid))
+    after = View(fixed, warped, view.valid)
+    before, behind = (_left_by_light(v, there, spacing) for v in (view, after))
+    return best if behind < _BESIDE_LIGHT * before else None
+
+
+def _left_by_light(view: View, there: Weight | None, spacing: int) -> float:
+    """Share of the contrast that a local gain leaves, where both pictures show the same."""
+    light = changing_light(view, True, there, spacing=spacing)
+    assert light is not None
+    fixed, warped, valid = light.on(view)
+    valid = valid if there is None else valid * there
+    return float(mean((fixed - warped).square(), valid) / mean(fixed * fixed, valid).clamp_min(1e-20))
+
+
+def tone_curve(values: Tensor, wanted: Tensor) -> Curve | None:
+    """The curve that takes values to what is wanted, `(N,)` each; None where a straight line is as good.
+
+    Robust: what lies over the scene in one of the pictures has no part in it.
+    """
+    n = len(values)
+    ranked = values.sort().values
+    low, high = float(ranked[int(_ENDS * n)]), float(ranked[n - 1 - int(_ENDS * n)])
+    if not high > low:
+        return None
+    usual = ranked[n - 1 - n // 10] - ranked[n // 10]
+    if not float(usual) > _SPREAD * (high - low):
+        return None
+    middle, half = 0.5 * (low + high), 0.5 * (high - low)
+    t = ((values - middle) / half).clamp(-1, 1)
+    (_, by_line), (terms, by_curve) = _fitted(torch.cumprod(torch.stack([torch.ones_like(t), *[t] * _DEGREE]), 0), wanted)
+    if not (by_curve < _WORTH * by_line and by_curve < _EXPLAINED):
+        return None
+    slope = np.polynomial.Polynomial(terms).deriv()(_ALL_VALUES)
+    if not (np.sign(slope.mean()) * slope).min() > -_TURNS * abs(slope.mean()):
+        return None
+    return Curve(terms, middle, half, by_curve)
+
+
+def _fitted(powers: Tensor, wanted: Tensor) -> list[tuple[tuple[float, ...], float]]:
+    """The straight line and the curve that fit best, by robust least squares: terms, and the share of contrast left.
+
+    Args:
+        powers: `(D, N)` of the values, from the power of zero on.
+        wanted: `(N,)`.
+    """
+    degree, n = powers.shape
+    both = torch.cat([powers, wanted[None]])
+    ridge = torch.zeros(2, degree, dtype=powers.dtype)
+    ridge[0, 2:], ridge[1, 2:] = _STRAIGHT, _RIDGE
+    weight = torch.ones(2, n, dtype=powers.dtype)
+    for _ in range(_ROUNDS):
+        # By rows: these sums are the same whatever the number of threads (`sums`).
+        products = ((weight[:, None] * powers)[:, :, None] * both).sum(-1) / n
+        terms = torch.linalg.solve(products[..., :degree] + torch.diag_embed(ridge), products[..., degree])
+        residual = wanted - (terms[..., None] * powers).sum(1)
+        scale = 1.4826 * residual.abs().median(1, keepdim=True).values.clamp_min(1e-12)
+        weight = 1 / (1 + (residual / (_CUTOFF * scale)).square())
+    centred = wanted - (weight * wanted).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+    left = (weight * residual.square()).sum(1) / (weight * centred.square()).sum(1).clamp_min(1e-30)
+    return [(tuple(t), share) for t, share in zip(terms.tolist(), left.tolist(), strict=True)]
