@@ -46,6 +46,8 @@ class Problem:
         oriented: The last two channels are a double-angle orientation field, which turns with the picture.
         gain: What each sample of the moving picture is multiplied by, `(1, C, h, w)`, and
         offset: what is taken off then: changes of light, known beforehand.
+        spread: Standard deviation of residuals over the usual one, `(1, 1, h, w)`, where it is known to differ; None
+            for the same everywhere. Residuals are outliers in units of it, and `weight` holds its inverse square.
     """
 
     fixed: Image
@@ -56,6 +58,7 @@ class Problem:
     oriented: bool = False
     gain: Image | None = None
     offset: Image | None = None
+    spread: Image | None = None
 
     def within(self, weight: Weight | None) -> "Problem":
         """The same with less weight where a soft mask says so; None for nowhere."""
@@ -238,7 +241,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
     own_scale = _residual_scale(problem, residual, valid)
-    weight, loss = robust(residual, valid, own_scale if scale is None else scale, cutoff)
+    weight, loss = robust(problem, residual, valid, own_scale if scale is None else scale, cutoff)
     loss = loss / pixels.clamp_min(1e-9)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
     # All that is small comes from the pictures' device together.
@@ -298,6 +301,8 @@ def _residual_scale(problem: Problem, residual: Image, valid: Weight) -> Tensor:
     No less than a share of what it is where the fixed picture is steep: the dark sky between stars says nothing of how
     well they fit.
     """
+    if problem.spread is not None:
+        residual, valid = residual / problem.spread, valid * problem.spread.square()
     stride = max(1, int((residual[0].numel() / _MEDIAN_SAMPLES) ** 0.5))
     part, there, gx, gy = (
         x[..., ::stride, ::stride] for x in (residual, valid, problem.gradient_x, problem.gradient_y)
@@ -310,13 +315,18 @@ def _residual_scale(problem: Problem, residual: Image, valid: Weight) -> Tensor:
     return (_MAD_TO_SIGMA * torch.fmax(everywhere, _STEEP * steep)).nan_to_num(1.0).clamp_min(1e-4)
 
 
-def robust(residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Weights of Cauchy's loss, `(B, C, h, w)`, and that loss summed over each row's pixels."""
+def robust(problem: Problem, residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Weights of Cauchy's loss, `(B, C, h, w)`, and that loss summed over each row's pixels.
+
+    A residual is large in units of its own noise: bright pixels are no outliers of a dark ground for their photons.
+    """
     if cutoff == float("inf"):
         return valid.expand_as(residual), plane_sums(valid * residual * residual).sum(1)
     width2 = (cutoff * scale).to(residual.dtype).to(residual.device).reshape(-1, 1, 1, 1) ** 2
-    excess = 1 + residual * residual / width2
-    return valid / excess, plane_sums(valid * excess.log()).sum(1) * width2.flatten()
+    own = width2 if problem.spread is None else width2 * problem.spread.square()
+    excess = 1 + residual * residual / own
+    loss = excess.log() if problem.spread is None else excess.log() * problem.spread.square()
+    return valid / excess, plane_sums(valid * loss).sum(1) * width2.flatten()
 
 
 def _unrelated_loss(scale: Tensor, cutoff: float, channels: int) -> Tensor:

@@ -96,9 +96,11 @@ class Sharp:
             problem, relit, standard = self._whitened(noise, matrix, weight, found is not None)
         elif found is not None:
             problem = found.solved(problem)
-        gradient_x, gradient_y = _common_gradient(relit, standard, noise)
-        weight = weight * _trust(relit.valid, standard, brightness)
-        return Look(replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight), noise.held)
+        gradient_x, gradient_y = _common(relit.valid, standard, noise).derivatives()
+        spread = _spread(relit.valid, standard, brightness, noise)
+        weight = weight if spread is None else weight / spread.square()
+        problem = replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight, spread=spread)
+        return Look(problem, noise.held)
 
     def _whitened(
         self, noise: NoiseModel, matrix: Matrix, weight: Weight, relight: bool
@@ -135,16 +137,16 @@ def _standardised(view: View) -> Standard:
     return Standard(f / contrast, m, contrast)
 
 
-def _common_gradient(view: View, standard: Standard, noise: NoiseModel) -> tuple[Image, Image]:
-    """Gradients of the Wiener-filtered mean of both pictures; of the fixed one where it is alone."""
+def _common(valid: Weight, standard: Standard, noise: NoiseModel) -> Spectrum:
+    """The Wiener-filtered mean of both pictures; the fixed one where it is alone."""
     f, m, contrast = standard
-    common = torch.where(view.valid > 0, 0.5 * (f + m), f) * contrast
-    s = spectrum(common, torch.ones_like(view.valid))
-    return s.filtered(noise.denoising.on(s)).derivatives()
+    common = torch.where(valid > 0, 0.5 * (f + m), f) * contrast
+    s = spectrum(common, torch.ones_like(valid))
+    return s.filtered(noise.denoising.on(s))
 
 
-def _trust(valid: Weight, standard: Standard, brightness: Standard | None) -> Weight:
-    """Weight by local brightness and contrast, where residuals grow with them.
+def _spread(valid: Weight, standard: Standard, brightness: Standard | None, noise: NoiseModel) -> Image | None:
+    """Standard deviation of residuals by local brightness and contrast, over the usual one; None where all are alike.
 
     Photons make noise whose variance grows with brightness. Blur, changes of light and small shifts of parts leave
     residuals that grow with local contrast. Over classes of like pixels the residual's variance is fitted as a constant
@@ -159,6 +161,10 @@ def _trust(valid: Weight, standard: Standard, brightness: Standard | None) -> We
         standard: The pictures as they are compared, under one light.
         brightness: The same as they came, which alone know brightness; None under another light, whose misfit follows
             tone curves, not photons.
+        noise: Of the pictures.
+
+    Returns:
+        `(1, 1, H, W)`, root mean square 1.
     """
     f, m, _ = standard
     common = (f + m).mul_(0.5)
@@ -178,9 +184,13 @@ def _trust(valid: Weight, standard: Standard, brightness: Standard | None) -> We
     seen = seen > 0.5
     c, p, e = c[seen], p[seen], e[seen]
     if len(p) < 400:
-        return torch.ones_like(valid)
-    variance = torch.ones_like(valid)
+        return None
+    variance = None
     line = None if brightness is None else _brightness_line(c, e)
+    if line is not None and brightness is not None:
+        bright = _denoised(valid, brightness, noise)
+        c = bright[0, 0, ::stride, ::stride].flatten().cpu()[seen]
+        line = _brightness_line(c, e)
     if line is not None:
         level, slope, least = line
         variance = (level + slope * bright).clamp_min_(least)
@@ -189,8 +199,19 @@ def _trust(valid: Weight, standard: Standard, brightness: Standard | None) -> We
     floor = y[:3].min().clamp_min(1e-8)
     share = ((y - floor) * x).sum() / (x * x).sum().clamp_min(1e-20)
     if float(share * x.mean()) >= 0.3 * float(floor):
-        variance = variance * (1 + float((share / floor).clamp_min(0)) * power)
-    return variance.min() / variance
+        more = 1 + float((share / floor).clamp_min(0)) * power
+        variance = more if variance is None else variance * more
+    return None if variance is None else (variance / mean(variance, valid)).sqrt_()
+
+
+def _denoised(valid: Weight, brightness: Standard, noise: NoiseModel) -> Image:
+    """What noise is expected by: the brightness of the scene under each pixel, for half of it the mean around it.
+
+    Weights that follow the noise itself would count most where it happens to darken a pixel, and with the gradients of
+    the same noise. The moving picture's half of the noise comes from several of its pixels, by interpolation.
+    """
+    bright = _common(valid, brightness, noise).image() / brightness.contrast
+    return torch.lerp(bright, nn.avg_pool2d(bright, 3, 1, 1, count_include_pad=False), 0.5)
 
 
 def _by_class(by: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,7 @@ def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, til
     moving, valid = problem.read(state.matrices[:1])
     fixed_n, moving_n, gain, _ = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
-    weight = robust(residual, valid, state.scale[:1], cutoff)[0]
+    weight = robust(problem, residual, valid, state.scale[:1], cutoff)[0]
     wr = weight * residual
     gx, gy = problem.gradient_x * gain, problem.gradient_y * gain
     wx = weight * gx

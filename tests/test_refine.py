@@ -8,7 +8,7 @@ import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, problem, render
 from scipy.linalg import expm
 
-from imgalign.refine import evaluate, refine, turned
+from imgalign.refine import evaluate, refine, robust, turned
 from imgalign.transforms import MODELS
 
 SIZE = (90, 110)
@@ -193,3 +193,24 @@ def test_steps_worth_their_overlap_are_taken_although_the_scale_of_the_residuals
     _, matrix = found(two, "rigid", hold_overlap=True, history=history)
     assert corner_error(matrix, truth, SIZE) < 0.01
     assert len(history) <= 6
+
+
+def test_a_residual_is_an_outlier_in_units_of_its_own_noise():
+    two = problem(*pair(Blobs(4, 110, sigma=(3, 7)), SIZE, np.eye(3)))
+    spread = torch.ones_like(two.fixed)
+    spread[..., 55:] = 8
+    draw = torch.as_tensor(np.random.default_rng(0).normal(0, 1, two.fixed.shape))
+    known = replace(two, weight=1 / spread.square(), spread=spread)
+    weight, _ = robust(known, draw * spread, known.weight, torch.ones(1), 6.0)
+    alike, _ = robust(two, draw, two.weight, torch.ones(1), 6.0)
+    torch.testing.assert_close(weight, alike / spread.square())
+
+
+def test_the_loss_that_knows_of_noise_is_that_of_residuals_in_units_of_it():
+    two = problem(*pair(Blobs(4, 110, sigma=(3, 7)), SIZE, np.eye(3)))
+    spread = torch.full_like(two.fixed, 3.0)
+    known = replace(two, weight=1 / spread.square(), spread=spread)
+    draw = torch.as_tensor(np.random.default_rng(0).normal(0, 1, two.fixed.shape))
+    for cutoff in (6.0, math.inf):
+        loss, plain = (robust(p, r, p.weight, torch.ones(1), cutoff)[1] for p, r in ((known, 3 * draw), (two, draw)))
+        torch.testing.assert_close(loss, plain)
