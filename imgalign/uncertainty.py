@@ -23,7 +23,7 @@ from imgalign.transforms import Model
 
 _BLOCK = 8  # pixels a side over which a displacement field is taken for constant
 _MOST_LEVERAGE = 0.98  # of a tile, so that one that decides alone gives a number still
-_LEAST_SIGNAL = 0.25  # share of the normal matrix that is taken for signal at least
+_LEAST_SIGNAL = 0.05  # share of the normal matrix that is taken for signal at least: noise is known to a few per cent
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scenes import Blobs, about_centre, pair, problem, tensor
 
 from imgalign.refine import evaluate, refine
 from imgalign.transforms import MODELS
-from imgalign.uncertainty import covariance, noise_information, tile_scores
+from imgalign.uncertainty import BlurredNoise, covariance, noise_information, tile_scores
 
 SIZE = (90, 110)
 
@@ -60,6 +61,25 @@ def test_noise_in_gradients_adds_what_it_adds_on_average():
     expected = noise_information(two, state, MODELS["similarity"], 1.0).numpy()
     # 9900 squared normal numbers scatter by 1.4 %.
     np.testing.assert_allclose(drawn, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_what_noise_adds_to_the_normal_matrix_is_taken_off_where_it_is_most_of_it():
+    rng = np.random.default_rng(1)
+    two = problem(*pair(Blobs(7, 110), SIZE, np.eye(3)))
+    here = torch.eye(3, dtype=torch.float64)[None]
+    clean = evaluate(two, here, MODELS["translate"], math.inf).information(2)[0]
+    blurred = BlurredNoise(variance=2.6 * float(two.fixed.var()), blur_px=1.0)
+    sigma = math.sqrt(blurred.blurred / 2)  # of the derivatives: six times as much as there is of signal
+    noisy = replace(
+        two, **{k: getattr(two, k) + sigma * tensor(rng.normal(0, 1, SIZE)) for k in ("gradient_x", "gradient_y")}
+    )
+    state = evaluate(noisy, here, MODELS["translate"], math.inf)
+    share = float(torch.trace(clean) / torch.trace(state.information(2)[0]))
+    assert 0.1 < share < 0.2
+    _, white = covariance(noisy, state, MODELS["translate"], math.inf, 16, blurred)
+    _, plain = covariance(noisy, state, MODELS["translate"], math.inf, 16, None)
+    # Covariance is the scatter of the scores between two inverses of the derivative.
+    assert float(torch.trace(white) / torch.trace(plain)) == pytest.approx(share**-2, rel=0.4)
 
 
 def test_error_bars_of_few_stars_hold_in_all_directions():
