@@ -20,6 +20,7 @@ from imgalign.sums import mean
 
 _WHITENING = 4.0  # no frequency is raised over another by more than this factor
 MARGIN = 4  # pixels at the border that filters spoil
+_EDGE = 1 / 8  # of the picture's side, over which it is faded out at either end to tell its frequencies
 _GAP = 32  # least pixels between the end of the picture and its next period
 _READ_PAD = 8  # pixels of the continued picture kept around an oversampled plane
 
@@ -184,7 +185,7 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
         weight: `(1, 1, H, W)` where both are seen.
     """
     h, w = fixed.shape[-2:]
-    taper = weight * _hann(h, weight)[:, None] * _hann(w, weight)
+    taper = weight * _taper(h, weight)[:, None] * _taper(w, weight)
     f, m = (torch.fft.rfft2((x - mean(x, weight)) * taper) for x in (fixed, warped))
     count, cross, power_f, power_m = _ring_sums(
         [torch.ones_like(f.real), f.real * m.real + f.imag * m.imag, *(x.real**2 + x.imag**2 for x in (f, m))],
@@ -240,5 +241,11 @@ def _smooth(rings: Tensor) -> Tensor:
     return nn.avg_pool1d(padded, 3, stride=1)[0, 0]
 
 
-def _hann(n: int, like: Tensor) -> Tensor:
-    return torch.hann_window(n + 2, periodic=False, dtype=like.dtype, device=like.device)[1:-1]
+def _taper(n: int, like: Tensor) -> Tensor:
+    """Weights of `n` pixels that fall to nothing over the outer ones at either end.
+
+    Not from the middle on: what is there would be taken for what is everywhere.
+    """
+    k = torch.arange(1, n + 1, dtype=like.dtype, device=like.device)
+    inwards = torch.minimum(k, n + 1 - k) / (_EDGE * n + 1)
+    return 0.5 - 0.5 * torch.cos(math.pi * inwards.clamp_max_(1))

@@ -128,6 +128,23 @@ def test_signal_is_kept_where_it_is_and_noise_is_not():
     assert amplitude[10:].max() < 0.2
 
 
+def test_structure_in_the_middle_is_not_taken_for_everywhere():
+    rng = np.random.default_rng(6)
+    y, x = np.mgrid[:160, :160].astype(float)
+    clean = np.exp(-((x - 80) ** 2 + (y - 80) ** 2) / (2 * 22**2)) * wave(x, y, 0.16, 0.12) * 0.7
+    fixed, moving = (tensor(clean + rng.normal(0, 1, clean.shape)) for _ in range(2))
+    found = noise_model(fixed, moving, torch.ones_like(fixed)).denoising
+    # The scene is nothing at the border, so that its power needs no taper.
+    fy, fx = np.fft.fftfreq(160)[:, None], np.fft.fftfreq(160)
+    ring = np.hypot(fy, fx) * 23 / np.sqrt(0.5)
+    shares = np.clip(1 - np.abs(ring - np.round(0.2 * 23 / np.sqrt(0.5))), 0, None)
+    power = (shares * np.abs(np.fft.fft2(clean)) ** 2).sum() / shares.sum() / clean.size
+    expected = power / (power + 0.5)
+    assert 0.2 < expected < 0.8
+    # The average over some 800 frequencies; a window that falls from the middle on triples the power.
+    assert found.amplitude.max() == pytest.approx(expected, abs=0.08)
+
+
 def test_the_noise_filter_is_the_same_for_an_inverted_picture_of_other_gain():
     (fixed, moving), weight = noisy_pair(colour=False)
     plain, inverted = noise_model(fixed, moving, weight), noise_model(fixed, 5 - 3 * moving, weight)
