@@ -130,7 +130,8 @@ def tone_curve(values: Tensor, wanted: Tensor) -> Curve | None:
         return None
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
     t = ((values - middle) / half).clamp(-1, 1)
-    (_, by_line), (terms, by_curve) = _fitted(torch.cumprod(torch.stack([torch.ones_like(t), *[t] * _DEGREE]), 0), wanted)
+    powers = torch.cumprod(torch.stack([torch.ones_like(t), *[t] * _DEGREE]), 0)
+    (_, by_line), (terms, by_curve) = _fitted(powers, wanted)
     if not (by_curve < _WORTH * by_line and by_curve < _EXPLAINED):
         return None
     slope = np.polynomial.Polynomial(terms).deriv()(_ALL_VALUES)
