@@ -24,6 +24,8 @@ from imgalign.uncertainty import BlurredNoise, corner_sigma, covariance
 
 _CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
 _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
+_LIT_TILE = 32  # the same where the light is a gain that changes over the picture
+_MANY_TILES = 30  # so many of them are enough
 _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
 _ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
@@ -184,7 +186,10 @@ class _Descent:
     def polished(self, noise: BlurredNoise | None) -> Polished:
         """The last answer, with its error bar."""
         problem, state, step = self._last
-        known, white = covariance(problem, state, self._model, self._cutoff, _TILE // step, noise)
+        h, w = (step * n for n in problem.size_hw)
+        # Under a changing gain residuals are alike over as far as it varies.
+        tile = _TILE if problem.gain is None or h * w < _MANY_TILES * _LIT_TILE**2 else _LIT_TILE
+        known, white = covariance(problem, state, self._model, self._cutoff, tile // step, noise)
         return Polished(
             moving_from_fixed=self.matrix[0].numpy(),
             # Parameters move corners in pixels of the problem.

@@ -7,6 +7,7 @@ from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
 
 from imgalign.polish import _doubt_px, polish
 from imgalign.transforms import MODELS
+from imgalign.uncertainty import covariance
 
 SIZE = (100, 120)
 SCENE = Blobs(31, 120, count=160, sigma=(2.5, 6))
@@ -46,6 +47,22 @@ def test_uneven_light_does_not_pull():
         errors.append(corner_error(done.moving_from_fixed, truth, SIZE))
     # A gain is estimated over 12 px, and a ramp of light ends at the border.
     assert np.mean(errors) < 0.06
+
+
+@pytest.mark.parametrize(("size", "uneven", "tile"), [(200, False, 16), (200, True, 32), (130, True, 16)])
+def test_residuals_under_a_changing_gain_are_taken_to_be_alike_over_more(size, uneven, tile, monkeypatch):
+    tiles = []
+
+    def noted(problem, state, model, cutoff, tile, noise):
+        tiles.append(tile * round(size / problem.size_hw[0]))
+        return covariance(problem, state, model, cutoff, tile, noise)
+
+    monkeypatch.setattr("imgalign.polish.covariance", noted)
+    truth = about_centre((size, size), shift=(0.4, -0.3))
+    fixed, moving = pair(Blobs(8, size, count=size * size // 60, sigma=(2.5, 6)), (size, size), truth)
+    ramp = 0.3 + 1.4 * np.arange(size) / size
+    polished(fixed, moving * ramp if uneven else moving, np.eye(3), "translate", light=uneven)
+    assert set(tiles) == {tile}
 
 
 def test_stars_are_no_outliers_of_their_dark_sky():
