@@ -7,8 +7,8 @@
 A cell is SCENE/NOISE/MODEL. Scenes: field0.15, field0.4, natural, spots (formulas, evaluated at true
 transformed coordinates) and photo (300 x 300 cut from a photograph, through a lens that lets nothing
 alias). Noise: g2, g10, g30 (Gaussian, grey levels at a contrast of 50), p2, p10, p30 (photon noise of
-that strength at mean grey), none; with `+occluded` a sixth of the moving picture is hidden, with
-`+masked` it is hidden and masked.
+that strength at mean grey, scenes raised until there is no light less than none), none; with
+`+occluded` a sixth of the moving picture is hidden, with `+masked` it is hidden and masked.
 Every trial has its own scene, sub-pixel transform, gain and noise.
 
 Columns: `ratio` root mean square of error over bound (px of error without noise); `solved` share
@@ -100,7 +100,12 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
     look = about(np.eye(2), np.zeros(2), rng.uniform(0, 1, 2))
     gain = rng.uniform(0.9, 1.1)
     clean = scene.picture(look, size_hw)
-    there = scene.picture(look @ np.linalg.inv(truth), size_hw) * gain
+    there = scene.picture(look @ np.linalg.inv(truth), size_hw)
+    if kind == "poisson":
+        # There is no light less than none, and a field cut there would have kinks that no pixels can hold.
+        lift = max(0.0, -float(min(clean.min(), there.min())))
+        clean, there = clean + lift, there + lift
+    there = there * gain
     fixed, moving = (scenes.noisy(rng, p, kind, sigma) for p in (clean, there))
     variance = scenes.variance(there, kind, sigma) + gain**2 * scenes.variance(clean, kind, sigma)
     mask = None
@@ -114,8 +119,6 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
     bound, floor = None, 1.0
     if sigma:
         slopes = gain * scene.slopes(look, size_hw)
-        if kind == "poisson":
-            slopes[clean <= 0] = 0  # there is no light less than none
         bound = corner_bound(model, gain * clean, slopes, variance, truth, size_hw, size_hw, inset=INSET)
         floor = unknown_scene(clean, float(np.median(scenes.variance(clean, kind, sigma))))
     return Trial(
