@@ -7,7 +7,7 @@ up their errors. Where the refinement cannot be trusted (a pan that has left the
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -56,6 +56,16 @@ def frames_of(names: Sequence[str]) -> tuple[str, ...]:
     if len(frames) < 2:
         raise OptionError("a stack is two frames or more: name several pictures, or one file with several pages")
     return frames
+
+
+def with_further_pages(frames: Sequence[str]) -> tuple[str, ...]:
+    """Those of several frames that are the first page of a file that has more; what cannot be read fails later."""
+    found = []
+    for name in frames:
+        with suppress(ImgalignError):
+            if images.file_and_page(name)[1] is None and images.page_count(name) > 1:
+                found.append(name)
+    return tuple(found)
 
 
 def reference_of(text: str, count: int) -> Reference:

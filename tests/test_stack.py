@@ -77,6 +77,15 @@ def test_pages_in_and_out_with_mean_and_median(workdir, invoke):
     assert not list(Path().glob("*.png.*")) + list(Path().glob(".imgalign*"))
 
 
+def test_pages_that_are_no_frames_are_said(frames, invoke):
+    names, _ = frames
+    tifffile.imwrite("two.tif", np.stack([pixels(names[0]), pixels(names[1])]), photometric="minisblack")
+    said = "two.tif: only the first page is a frame; a file's pages are a stack by themselves"
+    assert said in invoke("stack", "two.tif", names[1], *QUICK).stderr.splitlines()[0]
+    assert "frame;" not in invoke("stack", "two.tif[1]", names[2], *QUICK).stderr
+    assert "frame;" not in invoke("stack", "two.tif", *QUICK).stderr
+
+
 def test_median_alone_has_the_type_of_the_frames(frames, invoke):
     result = invoke("stack", *frames[0], *QUICK, "--no-image", "--median", "median.png")
     assert result.exit_code == 0, result.stderr

@@ -11,6 +11,7 @@ from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.paths import shown
 from imgalign.wanted import STARTS, AlignOptions, options_of
 
 _HELP = """Align a sequence of frames.
@@ -38,13 +39,16 @@ Examples:
 def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
     """See `_HELP`."""
     from imgalign.laying import WriteOptions
-    from imgalign.stack import Stacker, StackFiles, frames_of, reference_of
+    from imgalign.stack import Stacker, StackFiles, frames_of, reference_of, with_further_pages
 
     names = frames_of(frames)
     reference = reference_of(given["reference"], len(names))
     files = StackFiles(pages=given["output"], mean=given["mean"], median=given["median"])
     jobs = _plan(names, given)
     talk = Talk.of(given)
+    if more := with_further_pages(names):
+        others = f" (and of {len(more) - 1} others)" if len(more) > 1 else ""
+        talk.warn(f"{shown(more[0])}{others}: only the first page is a frame; a file's pages are a stack by themselves")
     stacker = Stacker(
         jobs,
         options_of(AlignOptions, given),
