@@ -167,7 +167,8 @@ def refine(
         rows = torch.nonzero(~best.converged & (best.overlap > 0)).flatten()
         if len(rows) == 0:
             break
-        now = best.select(rows)
+        # What few rows allow is not done for nothing: each of these small copies takes as long as a sum over pixels.
+        now = best if len(rows) == len(best) else best.select(rows)
         step, length = _step(now, damping[rows], model.parameter_count, problem.size_hw)
         # A damped step says nothing of how steps shrink.
         free = damping[rows] <= _FREE
@@ -180,19 +181,23 @@ def refine(
             left = length * (held + length).clamp_max(1)  # the pictures are curved: more is left of a longer step
             short |= left < _enough(now, model.parameter_count)
         best.final[rows[short]], best.converged[rows[short]] = ahead[short], True
-        rows, now, ahead = rows[~short], now.select(~short), ahead[~short]
+        if bool(short.any()):
+            rows, now, ahead, length = rows[~short], now.select(~short), ahead[~short], length[~short]
         if len(rows) == 0:
             break
         # A share, unlike the loss, may be compared whatever the scale of the residuals.
         trial = evaluate(problem, ahead, model, cutoff, None if hold_overlap else now.scale)
         better = (trial.objective <= now.objective) if hold_overlap else (trial.loss <= now.loss)
-        if not hold_overlap:
+        if not hold_overlap and not bool(better.all()):
             # Gradients of a common image have their zero a little beside the least loss. Near it what counts is that
             # steps get shorter.
             ahead_of_it = _step(trial, torch.zeros_like(damping[rows]), model.parameter_count, problem.size_hw)[1]
-            better |= (ahead_of_it < length[~short]) & (trial.loss <= _ALIKE * now.loss)
+            better |= (ahead_of_it < length) & (trial.loss <= _ALIKE * now.loss)
         better &= trial.overlap > 0
-        best.put(rows[better], trial.select(better))
+        if len(rows) == len(best) and bool(better.all()):
+            best = trial
+        else:
+            best.put(rows[better], trial.select(better))
         before[rows[~better]] = 0.0
         # A row whose steps all fail, however short, lies in its minimum to working precision.
         best.converged[rows] = ~better & (damping[rows] > 1e3)
