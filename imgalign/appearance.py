@@ -9,6 +9,7 @@ import torch
 
 from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences
+from imgalign.neighbours import least
 from imgalign.pyramid import blur, blurred_weight, is_whole, masked_blur
 from imgalign.sums import mean
 
@@ -54,6 +55,6 @@ def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
     if not is_whole(weight):
         # A pixel beside a masked one has a false edge.
         solid = (weight > 0.99).to(smooth.dtype)
-        field = field * -torch.nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
+        field = field * least(solid, 1)
     field = blur(field, sigma) if sigma > 0 else field
     return field[:, :2] / (field[:, 2:].clamp_min(0) + floor) * weight

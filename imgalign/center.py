@@ -22,6 +22,7 @@ from imgalign.alignment import Alignment
 from imgalign.climb import Climb, climb_by_newton, descend
 from imgalign.errors import OptionError, ShapeError
 from imgalign.histograms import regular_subset, weighted_quantile
+from imgalign.neighbours import largest
 from imgalign.pyramid import blur, reduce
 
 Objective = Literal["robust", "midpoint"]
@@ -247,7 +248,7 @@ class _Places:
         if not (math.isfinite(top) and top > 0):
             return None
         reach = max(1, round(2 * sigma))
-        surrounding = functional.max_pool2d(values[None], 2 * reach + 1, 1, reach)[0]
+        surrounding = largest(values, reach)
         far = torch.hypot(torch.arange(width) - column, (torch.arange(height) - row)[:, None].double()) > 4 * sigma
         others = torch.where((values == surrounding) & far, values, -math.inf)
         other_row, other_column = divmod(int(others.argmax()), width)

@@ -10,7 +10,8 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Weight
-from imgalign.sums import around, mean
+from imgalign.neighbours import around, least
+from imgalign.sums import mean
 
 _BLOCK = 4  # pixels a side: neither noise nor a transform that is a pixel off changes the mean over them much
 _WHOLE = 0.95  # of a block that must be seen: nobody knows what lies under a mask
@@ -60,7 +61,7 @@ def alike(fixed: Image, warped: Image, valid: Weight) -> Weight | None:
     if share < _MOST or share == 1:
         return None
     # What is let go has an edge, which blurs and filters spread by some pixels.
-    weight = -nn.max_pool2d(-torch.where(seen > 0, weight, 1.0), 3, 1, 1)
+    weight = least(torch.where(seen > 0, weight, 1.0), 1)
     up = nn.interpolate(weight, scale_factor=_BLOCK, mode="bilinear")
     h, w = valid.shape[-2:]
     return nn.pad(up, (0, w - up.shape[-1], 0, h - up.shape[-2]), mode="replicate")

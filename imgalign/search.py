@@ -19,7 +19,8 @@ from torch import Tensor
 from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import edges
 from imgalign.coords import level_from_full
-from imgalign.pyramid import fast_length, masked_blur, shrink
+from imgalign.neighbours import largest
+from imgalign.pyramid import block_mean, fast_length, masked_blur, shrink
 from imgalign.sampling import Reader
 from imgalign.sums import total
 from imgalign.transforms import corner_distance
@@ -193,7 +194,7 @@ def _turn(
 def _coarse_spectrum(image: Image, frame: int) -> Tensor:
     """Spectrum of something smooth (a mask, an energy), on half the pixels of the frame per axis."""
     even = nn.pad(image, (0, image.shape[-1] % 2, 0, image.shape[-2] % 2))
-    return torch.fft.rfft2(nn.avg_pool2d(even, 2), s=(frame // 2, frame // 2))
+    return torch.fft.rfft2(block_mean(even, 2), s=(frame // 2, frame // 2))
 
 
 def _peaks(inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int) -> Iterator[tuple[int, float, tuple[int, int]]]:
@@ -207,8 +208,7 @@ def _peaks(inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int) -> Iterator
     # z grows with the correlation: it is taken of the peaks alone.
     score = (inner.reshape(rows, frame // 2, 2, frame // 2, 2) * coarse).reshape(rows, frame, frame)
     if peaks > 1:
-        top = nn.max_pool2d(nn.max_pool2d(score[:, None], (7, 1), 1, (3, 0)), (1, 7), 1, (0, 3))[:, 0]
-        score = torch.where(score == top, score, 0.0)
+        score = torch.where(score == largest(score, 3), score, 0.0)
     value, index = score.flatten(1).topk(peaks, dim=1)
     y, x = index // frame, index % frame
     root = overlap.flatten(1).gather(1, (y // 2) * (frame // 2) + x // 2).sqrt()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.devices import gathered
+from imgalign.neighbours import least
 from imgalign.pyramid import fast_length, masked_blur
 from imgalign.sampling import MOMS_BEND, Reader
 from imgalign.sums import mean
@@ -134,10 +135,8 @@ def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
         inner = torch.zeros_like(weight)
         inner[..., margin:-margin, margin:-margin] = weight[..., margin:-margin, margin:-margin]
         return inner
-    worst = -nn.pad(weight, (margin,) * 4)
-    for window in ((2 * margin + 1, 1), (1, 2 * margin + 1)):
-        worst = nn.max_pool2d(worst, window, stride=1)
-    return weight * (worst < -0.5)
+    worst = least(nn.pad(weight, (margin,) * 4), margin)[..., margin:-margin, margin:-margin]
+    return weight * (worst > 0.5)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import edges
 from imgalign.devices import gathered
 from imgalign.gradients import central_differences
+from imgalign.neighbours import around
 from imgalign.pyramid import fast_length
 from imgalign.refine import Problem, turned
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis
-from imgalign.sums import around, plane_sums, total
+from imgalign.sums import plane_sums, total
 from imgalign.transforms import corner_distance
 
 _PARTS = 5  # the picture is divided in so many by so many
