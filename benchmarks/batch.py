@@ -139,6 +139,21 @@ def ecc(folder: Path, out: Path, count: int) -> tuple[float, dict[str, Any]]:
     return time.perf_counter() - began, {name: matrix for name, matrix in found.items() if matrix is not None}
 
 
+def _count(steps: int) -> int:
+    return sum(k * k for k in range(steps))
+
+
+def machine_scaling() -> float:
+    """How much more two processes do than one that share nothing: two workers gain no more."""
+    seconds = []
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for processes in (2, 1, 2):  # the first for the start
+            began = time.perf_counter()
+            pool.map(_count, [10_000_000] * processes, chunksize=1)
+            seconds.append(time.perf_counter() - began)
+    return 2 * seconds[1] / seconds[2]
+
+
 def _pss_mb(process: psutil.Process) -> float:
     try:
         return float(process.memory_full_info().pss) / 2**20
@@ -185,9 +200,10 @@ def report(folder: Path, count: int, looped: int) -> None:
     for name, speed, found in rows:
         print(f"| {name} | {speed:.2f} | {median_error(found, truths):.4f} | {len(found)} |")
     print(f"| shell loop over imgalign affine ({looped} pairs) | {1 / loop_s:.2f} | | |")
-    print(
-        f"\nover the loop {count / two_s * loop_s:.1f}, over ECC {ecc_s / two_s:.2f}, over 1 worker {one_s / two_s:.2f}"
+    gains = (
+        f"over the loop {count / two_s * loop_s:.1f}, over ECC {ecc_s / two_s:.2f}, over 1 worker {one_s / two_s:.2f}"
     )
+    print(f"\n{gains}; two processes of plain counting over one {machine_scaling():.2f}")
 
 
 def memory(folder: Path, distinct: int, longest: int) -> None:
