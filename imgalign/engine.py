@@ -135,7 +135,9 @@ class Pair:
         """A candidate as exact as it gets, and what speaks for it."""
         began = time.perf_counter()
         best = candidate.ranked[0]
-        polished = self.polish(best.moving_from_fixed, _FAR)
+        # What no detail can tell is not looked for on finer levels.
+        precise = candidate.evidence.slide_deg is None
+        polished = self.polish(best.moving_from_fixed, _FAR, precise=precise)
         for _ in range(2):
             # Far from where it started, the last level has not seen the neighbourhood of its own answer.
             if self.apart(best, polished) < _NEAR * self.base:
@@ -144,9 +146,9 @@ class Pair:
             if better is None or better.score < best.score or self.apart(better, best) < _SAME * self.base:
                 break
             best = better
-            polished = self.polish(best.moving_from_fixed, _FAR)
+            polished = self.polish(best.moving_from_fixed, _FAR, precise=precise)
         if self.apart(best, polished) > _FAR * self.base:
-            polished = self.polish(polished.moving_from_fixed)
+            polished = self.polish(polished.moving_from_fixed, precise=precise)
         polished = self.by_features(best, polished).doubted()
         self.seconds["refine"] += time.perf_counter() - began
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
@@ -228,8 +230,8 @@ class Pair:
         """Mean distance of the mapped corners, px."""
         return corner_distance(one.moving_from_fixed, other.moving_from_fixed, self.size_hw)
 
-    def polish(self, moving_from_fixed: Matrix3, far: float = math.inf) -> Polished:
-        """The last levels: as fine as the precision asks, all the way on pictures of moderate size.
+    def polish(self, moving_from_fixed: Matrix3, far: float = math.inf, *, precise: bool = True) -> Polished:
+        """The last levels: as fine as the precision asks, or (not `precise`) the base level alone.
 
         An answer that blurred pictures move by more than `far` pixels of the base level is not polished further.
         """
@@ -240,7 +242,7 @@ class Pair:
         if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self.base:
             return done
         finest = self.finest
-        while reduction > finest and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
+        while precise and reduction > finest and corner_sigma(done, self.model, self.size_hw) > self.wanted.precision:
             reduction = max(finest, _even(reduction / 2) if reduction > 2 else 1)
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done

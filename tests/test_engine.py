@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scenes import Blobs, about_centre, corner_error, pair
+from scenes import Blobs, about_centre, corner_error, pair, render
 
 from imgalign.engine import Pair, corner_sigma
 from imgalign.plane import plane
@@ -109,3 +109,25 @@ def test_all_detail_is_used_only_where_blurred_pictures_miss_the_precision(
     assert bool(asked) == looks
     assert corner_error(polished.moving_from_fixed, TRUTH, SIZE) < 0.01
     assert corner_sigma(polished, two.model, SIZE) < 0.01
+
+
+@pytest.mark.parametrize(("stripes", "levels"), [(True, {4}), (False, {4, 2, 1})])
+def test_finer_levels_are_left_alone_where_edges_run_one_way(stripes, levels, monkeypatch):
+    monkeypatch.setattr("imgalign.engine._BASE_PIXELS", 1e4)
+    monkeypatch.setattr("imgalign.engine._ENOUGH_PIXELS", 1e4)
+    size, truth = (400, 400), about_centre((400, 400), shift=(3.2, 0))
+    scene = Blobs(12, 400, count=600, sigma=(8, 20))
+    one_way = np.broadcast_to(render(scene, (1, 400)), size)
+    fixed, moving = (one_way, np.roll(one_way, 3, 1)) if stripes else pair(scene, size, truth)
+    with torch.no_grad():
+        planes = [plane(np.ascontiguousarray(p), None, torch.device("cpu"), "fixed") for p in (fixed, moving)]
+        large = Pair(*planes, Wanted(model="rigid", precision=1e-6))
+        seen = set()
+        polish_at = large._polish_at
+        monkeypatch.setattr(
+            large, "_polish_at", lambda at, level, **given: seen.add(level) or polish_at(at, level, **given)
+        )
+        found = large.candidate([Hypothesis(np.eye(3), 0.0)], wide=False)
+        assert (found.evidence.slide_deg is not None) == stripes
+        large.answer(found)
+    assert seen == levels
