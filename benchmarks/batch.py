@@ -144,7 +144,7 @@ def _count(steps: int) -> int:
 
 
 def machine_scaling() -> float:
-    """How much more two processes do than one that share nothing: two workers gain no more."""
+    """How much more two processes do than one where they share nothing but the machine."""
     seconds = []
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for processes in (2, 1, 2):  # the first for the start
