@@ -15,6 +15,7 @@ from torch import Tensor
 from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import View, changing_light, lit
+from imgalign.neighbours import around
 from imgalign.pyramid import block_mean
 from imgalign.refine import Problem
 from imgalign.sampling import mask_or_none
@@ -186,8 +187,8 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard | None, nois
     if len(p) < 400:
         return None
     variance = None
-    line = None if brightness is None else _brightness_line(c, e)
-    if line is not None and brightness is not None:
+    line = None
+    if brightness is not None and _brightness_line(c, e) is not None:
         bright = _denoised(valid, brightness, noise)
         c = bright[0, 0, ::stride, ::stride].flatten().cpu()[seen]
         line = _brightness_line(c, e)
@@ -211,7 +212,7 @@ def _denoised(valid: Weight, brightness: Standard, noise: NoiseModel) -> Image:
     the same noise. The moving picture's half of the noise comes from several of its pixels, by interpolation.
     """
     bright = _common(valid, brightness, noise).image() / brightness.contrast
-    return torch.lerp(bright, nn.avg_pool2d(bright, 3, 1, 1, count_include_pad=False), 0.5)
+    return torch.lerp(bright, around(bright) / around(torch.ones_like(bright)), 0.5)
 
 
 def _by_class(by: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
