@@ -18,7 +18,7 @@ from imgalign.devices import gathered
 from imgalign.light import View, changing_light, lit
 from imgalign.sums import mean
 
-_DEGREE = 5  # of the polynomial: enough for gamma, a clipped end, a tone that turns round
+_DEGREE = 5  # of the polynomial: enough for gamma and a clipped end
 _ENDS = 0.002  # share of the values at either end beyond which the curve goes on straight
 _SAMPLES = 4_000  # pixels at most: enough for so few terms, and too few for threads to share a sum of them
 _FEW = 400  # of them say nothing
