@@ -160,9 +160,17 @@ def tables(attempts: list[Attempt]) -> Iterator[str]:
     yield "\n| stated probability | n | stated | observed |\n|---|---|---|---|"
     for low, count, stated, observed in calibration(attempts):
         yield f"| {low:.1f} to {low + 0.1:.1f} | {count} | {stated:.3f} | {observed:.3f} |"
-    if rows := [a for a in related if a.trusted and np.isfinite(a.sigma_px)]:
-        yield "\n| trusted, with an error bar | within 3 sigma % | rank correlation with the error |\n|---|---|---|"
-        yield "| {} | {:.1f} | {:.2f} |".format(*error_bars(rows))
+    yield from _error_bar_table([a for a in related if a.trusted and np.isfinite(a.sigma_px)])
+
+
+def _error_bar_table(known: list[Attempt]) -> Iterator[str]:
+    plain = tuple(pairs.DIFFICULTIES)
+    groups = {"all": {a.kind for a in known}, ", ".join(plain): set(plain)}
+    groups |= {kind: {kind} for kind in pairs.KINDS if kind not in plain}
+    yield "\n| pairs | trusted, with an error bar | within 3 sigma % | rank correlation |\n|---|---|---|---|"
+    for title, kinds in groups.items():
+        if rows := [a for a in known if a.kind in kinds]:
+            yield "| {} | {} | {:.1f} | {:.2f} |".format(title, *error_bars(rows))
 
 
 def error_bars(rows: list[Attempt]) -> tuple[int, float, float]:
