@@ -403,14 +403,10 @@ def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> 
 def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]) -> np.ndarray:
     """`(8, 8)` covariance of the mapped corners, px^2, from that of the parameters."""
     points = corners(size_hw)
-    homogeneous = np.c_[points, np.ones(4)]
-    slopes = jacobians(polished.moving_from_fixed, points)
-    columns = []
-    for generator in model.generators(size_hw):
-        moved = homogeneous @ generator.T
-        shift = moved[:, :2] - points * moved[:, 2:]
-        columns.append(np.einsum("nij,nj->ni", slopes, shift).ravel())
-    jacobian = np.nan_to_num(np.stack(columns, 1), nan=1e6, posinf=1e6, neginf=-1e6)
+    moved = model.generators(size_hw) @ np.c_[points, np.ones(4)].T  # (P, 3, corners)
+    shift = moved[:, :2] - points.T * moved[:, 2:]
+    jacobian = np.einsum("nij,pjn->nip", jacobians(polished.moving_from_fixed, points), shift).reshape(8, -1)
+    jacobian = np.nan_to_num(jacobian, nan=1e6, posinf=1e6, neginf=-1e6)
     # What is not known at all has a number as well: infinities would turn to NaN.
     covariance = np.nan_to_num(polished.covariance.numpy(), nan=1e12, posinf=1e12, neginf=-1e12)
     out = jacobian @ covariance @ jacobian.T

@@ -8,7 +8,9 @@ Generators act on coordinates about the image centre in units of the half diagon
 and are scaled so that a unit of any parameter moves the corners by about one pixel.
 """
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ _SHEAR = ((0, 1, 0), (1, 0, 0), (0, 0, 0))
 _TILT_X = ((0, 0, 0), (0, 0, 0), (-1, 0, 0))
 _TILT_Y = ((0, 0, 0), (0, 0, 0), (0, -1, 0))
 
+_Field = tuple[tuple[int, int, int], ...]
+
 
 @dataclass(frozen=True)
 class Model:
@@ -36,7 +40,7 @@ class Model:
 
     name: str
     parameter_names: tuple[str, ...]
-    fields: tuple[tuple[tuple[int, int, int], ...], ...]
+    fields: tuple[_Field, ...]
 
     @property
     def parameter_count(self) -> int:
@@ -45,16 +49,21 @@ class Model:
 
     def generators(self, size_hw: tuple[int, int]) -> np.ndarray:
         """The `(P, 3, 3)` generators in pixel coordinates of an image of this size."""
-        normal = centre_normalisation(size_hw)
-        pixel = np.linalg.inv(normal)
-        # A unit of a linear field moves the corner by one half diagonal: divide by it, so that it is one pixel.
-        return np.stack([pixel @ np.array(f, float) @ normal * normal[0, 0] for f in self.fields])
+        return _generators(self.fields, size_hw).copy()
 
     def project(self, moving_from_fixed: Matrix3, size_hw: tuple[int, int]) -> Matrix3:
         """The member of this model nearest to a matrix, by least squares over a grid on the fixed image."""
         h, w = size_hw
         grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 5), np.linspace(0, h - 1, 5)), -1).reshape(-1, 2)
         return fit(self, grid, map_points(moving_from_fixed, grid))
+
+
+@lru_cache(maxsize=64)
+def _generators(fields: tuple[_Field, ...], size_hw: tuple[int, int]) -> np.ndarray:
+    normal = centre_normalisation(size_hw)
+    pixel = np.linalg.inv(normal)
+    # A unit of a linear field moves the corner by one half diagonal: divide by it, so that it is one pixel.
+    return pixel @ np.array(fields, float) @ normal * normal[0, 0]
 
 
 MODELS: dict[str, Model] = {
@@ -90,8 +99,7 @@ def get_model(name: str) -> Model:
 
 def exponential(params: Params, generators: Tensor) -> Matrix:
     """`exp(sum_i params_i generator_i)`, `(B, 3, 3)`, of `(B, P)` params and `(P, 3, 3)` generators; differentiable."""
-    algebra = torch.einsum("bp,pij->bij", params, generators)
-    return torch.matrix_exp(algebra)
+    return torch.matrix_exp((params @ generators.flatten(1)).unflatten(1, (3, 3)))
 
 
 def normalise(matrix: Matrix3) -> Matrix3:
@@ -142,10 +150,18 @@ def _direct_linear_transform(points: np.ndarray, targets: np.ndarray, w: np.ndar
 
 def corner_distance(first: Matrix3, second: Matrix3, size_hw: tuple[int, int]) -> float:
     """Mean distance, in pixels, between where two matrices take the corners of an image."""
-    c = corners(size_hw)
-    with np.errstate(invalid="ignore"):
-        distance = np.linalg.norm(map_points(first, c) - map_points(second, c), axis=1).mean()
-    return float(distance) if np.isfinite(distance) else float("inf")
+    both = np.stack((first, second)) @ _homogeneous_corners(size_hw)
+    depth = both[:, 2:]
+    if not depth.min() > 1e-12:  # on or behind the horizon, or no number
+        return math.inf
+    at = both[:, :2] / depth
+    distance = float(np.hypot(*(at[0] - at[1])).mean())
+    return distance if math.isfinite(distance) else math.inf
+
+
+@lru_cache(maxsize=64)
+def _homogeneous_corners(size_hw: tuple[int, int]) -> np.ndarray:
+    return np.c_[corners(size_hw), np.ones(4)].T
 
 
 def local_scale(matrix: Matrix3, size_hw: tuple[int, int]) -> float:
