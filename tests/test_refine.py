@@ -116,6 +116,24 @@ def test_robust_weights_are_cauchys():
     assert float(state.loss) == pytest.approx((0.01 * np.log1p((r / 0.1) ** 2)).mean())
 
 
+@pytest.mark.parametrize("cutoff", [1.5, 2.5, 4.0, 6.0])
+def test_the_slope_yields_to_noise_as_much_as_it_is_said_to(cutoff):
+    two = problem(*[render(Blobs(7, 110, sigma=(3, 7)), SIZE)] * 2)
+    noise = torch.as_tensor(np.random.default_rng(0).normal(0, 1, SIZE), dtype=two.fixed.dtype)
+    noisy = replace(two, fixed=two.fixed + 0.2 * noise * two.fixed.std())
+    scale, h = evaluate(noisy, torch.eye(3)[None].double(), MODELS["translate"], cutoff).scale, 0.02
+
+    def slope(shift):
+        at = torch.as_tensor(about_centre(SIZE, shift=shift))[None]
+        return evaluate(noisy, at, MODELS["translate"], cutoff, scale).slope[0, :2].numpy()
+
+    derivative = np.stack([slope((h, 0)) - slope((-h, 0)), slope((0, h)) - slope((0, -h))]) / (2 * h)
+    state = evaluate(noisy, torch.eye(3)[None].double(), MODELS["translate"], cutoff)
+    share = np.trace(derivative) / float(state.normal[0, :2, :2].trace())
+    assert float(state.yielding) < 0.96
+    assert float(state.yielding) == pytest.approx(share, rel=0.03)
+
+
 def test_information_is_what_is_left_when_gain_and_bias_are_fitted():
     two = problem(*pair(Blobs(7, 110), SIZE, about_centre(SIZE, scale=0.9)))
     state = evaluate(two, torch.as_tensor(about_centre(SIZE, scale=0.9))[None], MODELS["rigid"], math.inf)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 from scenes import Blobs, about_centre, pair, problem, tensor
+from scipy.linalg import sqrtm
 
 from imgalign.refine import evaluate, refine
 from imgalign.transforms import MODELS
-from imgalign.uncertainty import BlurredNoise, covariance, noise_information, tile_scores
+from imgalign.uncertainty import BlurredNoise, _unfitted, covariance, noise_information, tile_scores
 
 SIZE = (90, 110)
 
@@ -48,6 +49,18 @@ def test_one_tile_holds_the_sums_over_its_own_pixels():
     expected = alone.normal[0, :6, :6].numpy() * contrast**2
     # Fields are taken for constant over blocks of an eighth of the half diagonal.
     np.testing.assert_allclose(information[2 * 7 + 6].numpy(), expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_scores_are_brought_to_what_they_were_before_the_fit():
+    rng = np.random.default_rng(1)
+    roots = rng.normal(size=(20, 3, 3))
+    shares = roots @ roots.transpose(0, 2, 1)
+    shares = shares / np.linalg.eigvalsh(shares).max(1)[:, None, None] * np.linspace(0.01, 0.85, 20)[:, None, None]
+    scores = rng.normal(size=(20, 3))
+    expected = [np.linalg.solve(sqrtm(np.eye(3) - a), s) for a, s in zip(shares, scores, strict=True)]
+    found = _unfitted(torch.as_tensor(scores), torch.as_tensor(shares)).numpy()
+    for one, other in zip(found, expected, strict=True):
+        assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(other)
 
 
 def test_noise_in_gradients_adds_what_it_adds_on_average():
