@@ -170,7 +170,7 @@ class Pair:
 
         Two modalities of one scene may share no more than edges. Grey values then pull from a good place to a worse,
         and their error bar, made of noise, does not see it. Features know better where they promise clearly less of an
-        error, and where not both promises can be true.
+        error and do not waver from detail to detail by more than that, and where not both promises can be true.
         """
         known = corner_sigma(polished, self.model, self.size_hw)
         beside = self.apart(best, polished) < _BESIDE * self.base * self.ladder.reductions[-1]
@@ -195,7 +195,8 @@ class Pair:
         contradiction = self.apart(other, polished) / (_CONTRADICT * math.hypot(known, theirs, 1e-9))
         # The farther apart, the less the features have to fit better where they lead.
         contradicted = contradiction > 1 and found.better * contradiction**2 > _FITS_BETTER
-        if not contradicted and not _CLEARLY * theirs < known:
+        better = _CLEARLY * theirs < known and found.doubt_px < _CLEARLY * known
+        if not contradicted and not better:
             return polished
         seen = self._polish_at(other.moving_from_fixed, self.base, rounds=1, iterations=0)
         return replace(other, correlation=seen.correlation, overlap=seen.overlap, noise=seen.noise, loss=seen.loss)

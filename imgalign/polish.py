@@ -207,13 +207,15 @@ class _Descent:
 def _sharpened(descent: _Descent, sharp: Sharp, rounds: int, iterations: int, tolerance_px: float) -> Polished:
     """The answer from all frequencies."""
     done: Polished | None = None
-    for _ in range(rounds):
-        look = sharp.look(descent.matrix)
+    near = False
+    for _ in range(rounds + 1):
+        look = sharp.look(descent.matrix, near=near)
         # Under much noise gradients serve for one step: made anew after each, they hold nothing back.
         once = look.held > _HELD and descent.moved < _ASTRAY_PX
         descent.run(look.problem, tolerance_px, 1 if once else iterations, held=look.held)
         left = descent.moved * (look.held if once else look.held / max(1 - look.held, 0.1))
-        if descent.moved < _SETTLED_PX:
+        near = descent.moved < _ASTRAY_PX
+        if descent.moved < _SETTLED_PX and look.told:
             done = descent.polished(None)
             if left < _HELD * done.white_sigma_px:
                 break
@@ -231,7 +233,8 @@ def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool
     first, second = smooth.white_sigma_px, sharp.white_sigma_px
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
     # Two estimates of a sigma scatter: always to take the smaller would be to take the one that flatters.
-    return second < 1.5 * first and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
+    as_good = second < 1.5 * first or corner_sigma(sharp.covariance) < corner_sigma(smooth.covariance)
+    return as_good and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
 
 
 def _doubt_px(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> float:

@@ -24,7 +24,8 @@ from imgalign.sums import mean
 from imgalign.transforms import local_scale
 
 _RAMP = 4.0  # pixels over which weights rise from the moving picture's border
-_BLOCK = 4  # pixels a side over which local contrast is taken
+_BLOCK = 4  # pixels a side over which local contrast is taken, and gradients on three times as many
+_LITTLE = 0.01  # share of noise in the gradients that is not worth telling where it is
 _STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
 _TRUST_PIXELS = 8000  # enough of them to see how residuals grow with it
 _BORDER = 8  # pixels from the border whose interpolation may be worse
@@ -45,10 +46,12 @@ class Look:
     Attributes:
         problem: Ready to be refined.
         held: Share of noise in its gradients (`NoiseModel.held`).
+        told: Whether they are weighed by where noise leaves anything to be told, or there is next to none.
     """
 
     problem: Problem
     held: float
+    told: bool
 
 
 class Sharp:
@@ -76,8 +79,11 @@ class Sharp:
         self._moving_weight: Weight | None = moving_weight
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
 
-    def look(self, matrix: Matrix) -> Look:
-        """Both pictures as they are best compared, from where the transform stands now, under the light found there."""
+    def look(self, matrix: Matrix, *, near: bool) -> Look:
+        """Both pictures as they are best compared, from where the transform stands now, under the light found there.
+
+        `near` says that it stands where the pictures differ by what they do not share, not by being apart.
+        """
         plain = self._pictures
         view = _view(plain, matrix)
         found, there = lit(view, self._light, self._robust)
@@ -99,9 +105,14 @@ class Sharp:
             problem = found.solved(problem)
         gradient_x, gradient_y = _common(relit.valid, standard, noise).derivatives()
         spread = _spread(relit.valid, standard, brightness, noise)
+        told = noise.held <= _LITTLE
+        if near and not told:
+            told = True
+            share = _told_share((gradient_x, gradient_y), relit.valid, standard, noise.held)
+            gradient_x, gradient_y = gradient_x * share, gradient_y * share
         weight = weight if spread is None else weight / spread.square()
         problem = replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight, spread=spread)
-        return Look(problem, noise.held)
+        return Look(problem, noise.held, told)
 
     def _whitened(
         self, noise: NoiseModel, matrix: Matrix, weight: Weight, relight: bool
@@ -173,9 +184,7 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard | None, nois
         common if brightness is None or brightness is standard else (brightness.fixed + brightness.warped).mul_(0.5)
     )
     h, w = valid.shape[-2:]
-    below, power = (
-        block_mean(nn.pad(x, (0, -w % _BLOCK, 0, -h % _BLOCK)), _BLOCK) for x in (valid, common * common * valid)
-    )
+    below, power = _blocks(valid), _blocks(common * common * valid)
     power = nn.interpolate(power / below.clamp_min(1e-3), size=(h, w), mode="bilinear")
     stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
     # So few pixels are sorted and sifted on the CPU.
@@ -203,6 +212,38 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard | None, nois
         more = 1 + float((share / floor).clamp_min(0)) * power
         variance = more if variance is None else variance * more
     return None if variance is None else (variance / mean(variance, valid)).sqrt_()
+
+
+def _told_share(gradients: tuple[Image, Image], valid: Weight, standard: Standard, held: float) -> Tensor:
+    """What the scene holds of the gradients around each pixel, `(1, 1, H, W)`, over its usual share.
+
+    Wiener's filter is one for all places. On the black ground beside a bright thing it passes as much noise as on the
+    thing, and that noise pulls where nothing is told; the thing's edge it rounds off for the sake of the ground. So the
+    gradients are weighed by how far their power around a pixel is above that of noise, which is as strong there as the
+    pictures differ. On average the share is 1, so that noise makes up for what the filter takes off the signal as
+    before.
+
+    Args:
+        gradients: Of the common image, `(1, 1, H, W)` each.
+        valid: Weight of what both show.
+        standard: The pictures as they are compared.
+        held: Share of noise in the power of the gradients (`NoiseModel.held`).
+    """
+    along_x, along_y = gradients
+    power = along_x.square().addcmul_(along_y, along_y)
+    differing = (standard.fixed - standard.warped).square_()
+    noise = held * float(mean(power, valid) / mean(differing, valid).clamp_min(1e-30))
+    told, untold = (around(_blocks(x.mul_(valid))) for x in (power, differing))
+    share = (1 - noise * untold / told.clamp_min(1e-30)).clamp_(0, 1).div_(1 - held)
+    h, w = valid.shape[-2:]
+    # Blocks hang over the border, where nothing is valid.
+    return nn.interpolate(share, scale_factor=_BLOCK, mode="bilinear")[..., :h, :w]
+
+
+def _blocks(image: Image) -> Image:
+    """Means over blocks, nothing beyond the border."""
+    h, w = image.shape[-2:]
+    return block_mean(nn.pad(image, (0, -w % _BLOCK, 0, -h % _BLOCK)), _BLOCK)
 
 
 def _denoised(valid: Weight, brightness: Standard, noise: NoiseModel) -> Image:
