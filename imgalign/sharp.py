@@ -105,14 +105,13 @@ class Sharp:
             problem = found.solved(problem)
         gradient_x, gradient_y = _common(relit.valid, standard, noise).derivatives()
         spread = _spread(relit.valid, standard, brightness, noise)
-        told = noise.held <= _LITTLE
-        if near and not told:
-            told = True
+        little = noise.held <= _LITTLE
+        if near and not little:
             share = _told_share((gradient_x, gradient_y), relit.valid, standard, noise.held)
             gradient_x, gradient_y = gradient_x * share, gradient_y * share
         weight = weight if spread is None else weight / spread.square()
         problem = replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight, spread=spread)
-        return Look(problem, noise.held, told)
+        return Look(problem, noise.held, near or little)
 
     def _whitened(
         self, noise: NoiseModel, matrix: Matrix, weight: Weight, relight: bool
