@@ -135,7 +135,8 @@ def polish(
         # What blurred pictures do not show, those with all their noise will not either.
         worth = False if problem.gain is None else light
         sharp = Sharp(spectra, fixed[1], moving[1], oversampling, worth, robust)
-        answer = _sharpened(descent, sharp, rounds, iterations, tolerance_px)
+        near = _APART * first.white_sigma_px < _ASTRAY_PX
+        answer = _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
         if _agrees(first, answer, size_hw):
             answer = replace(answer, doubt_px=_doubt_px(first, answer, size_hw))
         else:
@@ -204,11 +205,12 @@ class _Descent:
         )
 
 
-def _sharpened(descent: _Descent, sharp: Sharp, rounds: int, iterations: int, tolerance_px: float) -> Polished:
-    """The answer from all frequencies."""
+def _sharpened(
+    descent: _Descent, sharp: Sharp, near: bool, rounds: int, iterations: int, tolerance_px: float
+) -> Polished:
+    """The answer from all frequencies, from a place that is `near` it, as `Sharp.look` asks, or may be not."""
     done: Polished | None = None
-    near = False
-    for _ in range(rounds + 1):
+    for _ in range(rounds + (not near)):
         look = sharp.look(descent.matrix, near=near)
         # Under much noise gradients serve for one step: made anew after each, they hold nothing back.
         once = look.held > _HELD and descent.moved < _ASTRAY_PX
