@@ -38,7 +38,9 @@ _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead t
 _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
 _FEATURES_KNOW = 0.05  # pixels of the base level: predicted errors below are out of the reach of feature pictures
 _WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
-_CLEARLY = 2.0  # times as exact as grey values, by their predicted errors, features have to be
+_CLEARLY = (
+    2.0  # times as exact as grey values, by their predicted errors, features have to be; and may waver by as much
+)
 _BESIDE = 0.2  # pixels of the last ladder level: grey values that move an answer further may be led astray
 _CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
 _FITS_BETTER = 0.02  # share of their score by which features have to fit better where they lead, just so far apart

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Weight
@@ -81,6 +82,12 @@ def block_mean(image: Image, side: int) -> Image:
         rows = image[..., :h, :w].unflatten(-2, (-1, side)).sum(-2)
         columns = rows.unflatten(-1, (-1, side)) @ image.new_ones(side)
     return columns.mul_(1 / side**2)
+
+
+def blocks(image: Image, side: int) -> Image:
+    """`block_mean` with blocks that hang over the border filled up by nothing, `(..., h, w)`."""
+    h, w = image.shape[-2:]
+    return block_mean(nn.pad(image, (0, -w % side, 0, -h % side)), side)
 
 
 def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weight]:

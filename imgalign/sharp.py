@@ -16,7 +16,7 @@ from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import View, changing_light, lit
 from imgalign.neighbours import around
-from imgalign.pyramid import block_mean
+from imgalign.pyramid import blocks
 from imgalign.refine import Problem
 from imgalign.sampling import mask_or_none
 from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
@@ -183,7 +183,7 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard | None, nois
         common if brightness is None or brightness is standard else (brightness.fixed + brightness.warped).mul_(0.5)
     )
     h, w = valid.shape[-2:]
-    below, power = _blocks(valid), _blocks(common * common * valid)
+    below, power = blocks(valid, _BLOCK), blocks(common * common * valid, _BLOCK)
     power = nn.interpolate(power / below.clamp_min(1e-3), size=(h, w), mode="bilinear")
     stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
     # So few pixels are sorted and sifted on the CPU.
@@ -232,17 +232,11 @@ def _told_share(gradients: tuple[Image, Image], valid: Weight, standard: Standar
     power = along_x.square().addcmul_(along_y, along_y)
     differing = (standard.fixed - standard.warped).square_()
     noise = held * float(mean(power, valid) / mean(differing, valid).clamp_min(1e-30))
-    told, untold = (around(_blocks(x.mul_(valid))) for x in (power, differing))
+    told, untold = (around(blocks(x.mul_(valid), _BLOCK)) for x in (power, differing))
     share = (1 - noise * untold / told.clamp_min(1e-30)).clamp_(0, 1).div_(1 - held)
     h, w = valid.shape[-2:]
     # Blocks hang over the border, where nothing is valid.
     return nn.interpolate(share, scale_factor=_BLOCK, mode="bilinear")[..., :h, :w]
-
-
-def _blocks(image: Image) -> Image:
-    """Means over blocks, nothing beyond the border."""
-    h, w = image.shape[-2:]
-    return block_mean(nn.pad(image, (0, -w % _BLOCK, 0, -h % _BLOCK)), _BLOCK)
 
 
 def _denoised(valid: Weight, brightness: Standard, noise: NoiseModel) -> Image:

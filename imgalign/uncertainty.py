@@ -11,13 +11,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image
 from imgalign.basis import basis_of, over_blocks
 from imgalign.devices import gathered
-from imgalign.pyramid import block_mean
+from imgalign.pyramid import blocks
 from imgalign.refine import Problem, State, normalised, robust
 from imgalign.sums import variance
 from imgalign.transforms import Model
@@ -159,8 +158,7 @@ def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, til
 
 def _block_sums(planes: Tensor, side: int) -> Tensor:
     """Sums over blocks of `(..., h, w)`, the last ones of a row or column perhaps smaller."""
-    h, w = planes.shape[-2:]
-    return block_mean(nn.pad(planes, (0, -w % side, 0, -h % side)), side) * side**2
+    return blocks(planes, side) * side**2
 
 
 def noise_information(problem: Problem, state: State, model: Model, variance: float) -> Tensor:

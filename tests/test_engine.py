@@ -39,6 +39,21 @@ def test_feature_pictures_stand_in_where_grey_values_know_little(two, candidate)
     assert mended.correlation > 0.99
 
 
+@pytest.mark.parametrize(("times", "stand_in"), [(1.5, True), (2.5, False)])
+def test_feature_pictures_that_waver_from_detail_to_detail_do_not_stand_in(
+    times, stand_in, two, candidate, monkeypatch
+):
+    polished = two.polish(candidate.ranked[0].moving_from_fixed)
+    astray = about_centre(SIZE, shift=(7, -3), angle_deg=3)
+    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + torch.eye(3), noise=1.0)
+    known = corner_sigma(lost, two.model, SIZE)
+    found = two.ladder.finest(candidate.ranked[0].moving_from_fixed, astray, two.model, SIZE)
+    wavering = found._replace(doubt_px=times * known, better=0.0)
+    monkeypatch.setattr(two.ladder, "finest", lambda *_: wavering)
+    mended = two.by_features(candidate.ranked[0], lost)
+    assert (mended is not lost) == stand_in
+
+
 def test_an_answer_that_grey_values_know_well_is_kept(two, candidate):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     assert two.by_features(candidate.ranked[0], polished) is polished

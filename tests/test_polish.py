@@ -5,7 +5,7 @@ import pytest
 import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
 
-from imgalign.polish import _doubt_px, polish
+from imgalign.polish import _agrees, _doubt_px, polish
 from imgalign.transforms import MODELS
 from imgalign.uncertainty import covariance
 
@@ -211,3 +211,15 @@ def test_what_blurred_and_sharp_pictures_contradict_each_other_in_widens_the_err
     bar = replace(far, covariance=torch.diag(torch.tensor([1e-6, 3e-6])), doubt_px=0.04)
     assert bar.doubted().covariance.trace() == pytest.approx(4e-6 + 0.04**2)
     assert near.doubted() is near
+
+
+@pytest.mark.parametrize(("white", "all_noise", "stands"), [(0.012, 0.1, True), (0.02, 0.04, True), (0.02, 0.1, False)])
+def test_the_sharp_answer_stands_where_it_is_predicted_about_as_good(white, all_noise, stands):
+    done = polished(*pair(SCENE, SIZE, np.eye(3)), np.eye(3), "translate")
+    smooth, sharp = (
+        replace(done, white_sigma_px=sigma, covariance=torch.eye(2) * bar**2 / 2)
+        for sigma, bar in ((0.01, 0.05), (white, all_noise))
+    )
+    assert _agrees(smooth, sharp, SIZE) == stands
+    astray = replace(sharp, moving_from_fixed=about_centre(SIZE, shift=(0.5, 0)))
+    assert not _agrees(smooth, astray, SIZE)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, pair, problem, tensor
 from scipy.linalg import sqrtm
+from scipy.stats import chi2
 
 from imgalign.refine import evaluate, refine
 from imgalign.transforms import MODELS
-from imgalign.uncertainty import BlurredNoise, _unfitted, covariance, noise_information, tile_scores
+from imgalign.uncertainty import BlurredNoise, _evened, _unfitted, covariance, noise_information, tile_scores
 
 SIZE = (90, 110)
 
@@ -61,6 +62,20 @@ def test_scores_are_brought_to_what_they_were_before_the_fit():
     found = _unfitted(torch.as_tensor(scores), torch.as_tensor(shares)).numpy()
     for one, other in zip(found, expected, strict=True):
         assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize("parameters", [2, 6])
+@pytest.mark.parametrize("tiles", [10, 40, 160])
+def test_the_ellipse_of_few_tiles_holds_what_it_says(parameters, tiles):
+    rng = np.random.default_rng(2)
+    one, alike = torch.eye(parameters, dtype=torch.float64), torch.ones(tiles, dtype=torch.float64)
+    limit, inside, trials = chi2.ppf(0.95, parameters), 0, 2500
+    for _ in range(trials):
+        scores = torch.as_tensor(rng.normal(size=(tiles, parameters)) / math.sqrt(tiles))
+        spread = _evened(scores.T @ scores, one, one, alike).numpy()
+        error = rng.normal(size=parameters)
+        inside += error @ np.linalg.solve(spread, error) < limit
+    assert 0.93 < inside / trials < 0.97
 
 
 def test_noise_in_gradients_adds_what_it_adds_on_average():
