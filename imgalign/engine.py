@@ -19,10 +19,13 @@ from imgalign.coords import corners, level_from_full
 from imgalign.decompose import decompose, jacobians
 from imgalign.descent import descend
 from imgalign.errors import OptionError
+from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
 from imgalign.light import noise_variance
 from imgalign.plane import Plane
 from imgalign.polish import Polished, polish
+from imgalign.refine import Problem, evaluate
+from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.sums import variance
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
@@ -181,7 +184,7 @@ class Pair:
         pictures = self.fixed.at(self.base)[0], self.moving.at(self.base)[0]
         white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
         # Where the pictures differ by no more than their own noise, grey values know all there is to know.
-        if polished.noise < _WHITE * white:
+        if polished.noise < _WHITE * white or self._plain_noise(polished.moving_from_fixed) < _WHITE * white:
             return polished
         found = self.ladder.finest(best.moving_from_fixed, polished.moving_from_fixed, self.model, self.size_hw)
         other = replace(
@@ -202,6 +205,15 @@ class Pair:
             return polished
         seen = self._polish_at(other.moving_from_fixed, self.base, rounds=1, iterations=0)
         return replace(other, correlation=seen.correlation, overlap=seen.overlap, noise=seen.noise, loss=seen.loss)
+
+    def _plain_noise(self, moving_from_fixed: Matrix3) -> float:
+        """Robust standard deviation of what the pictures of the base level differ by as they are, over the contrast."""
+        (fixed, weight), (moving, seen) = self.fixed.at(self.base), self.moving.at(self.base)
+        reader = Reader(moving, mask_or_none(seen), (moving.shape[-2], moving.shape[-1]))
+        problem = Problem(fixed, *central_differences(fixed), weight, reader)
+        level = level_from_full(self.base)
+        matrix = torch.as_tensor(level @ moving_from_fixed @ np.linalg.inv(level))[None]
+        return float(evaluate(problem, matrix, self.model, math.inf).scale)
 
     def descended(self, best: Answer) -> Answer:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""

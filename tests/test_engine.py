@@ -80,6 +80,19 @@ def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(t
     assert two.by_features(candidate.ranked[0], unsure) is unsure
 
 
+def test_feature_pictures_stay_out_where_the_pictures_as_they_came_differ_by_noise(two, candidate):
+    rng = np.random.default_rng(8)
+    scene = np.asarray(two.fixed.at(1)[0][0, 0])
+    pictures = (scene + rng.normal(0, 0.2 * scene.std(), SIZE) for _ in range(2))
+    noisy = Pair(*(plane(p, None, torch.device("cpu"), "fixed") for p in pictures), two.wanted)
+    assert noisy._plain_noise(np.eye(3)) == pytest.approx(0.2 * 2**0.5 / (1 + 0.2**2) ** 0.5, rel=0.1)
+    assert noisy._plain_noise(about_centre(SIZE, shift=(8, 0))) > 0.5
+    # Weighted or whitened pictures may say otherwise.
+    polished = noisy.polish(np.eye(3))
+    unsure = replace(polished, covariance=polished.covariance + torch.eye(3), noise=1.0)
+    assert noisy.by_features(replace(candidate.ranked[0], moving_from_fixed=np.eye(3)), unsure) is unsure
+
+
 def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candidate, monkeypatch):
     polished = two.polish(candidate.ranked[0].moving_from_fixed)
     # Sure of themselves, and three pixels off.
