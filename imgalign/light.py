@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Weight
-from imgalign.occluders import alike
+from imgalign.occluders import compared
 from imgalign.refine import Problem
 from imgalign.sums import mean
 
@@ -110,15 +110,25 @@ def changing_light(
 def lit(
     view: View, wanted: bool | None, robust: bool, *, noise: float | None = None, spacing: int = 1
 ) -> tuple[Light | None, Weight | None]:
-    """The changing light, and 1 where both pictures show the same under it (`occluders.alike`), None for everywhere.
+    """The changing light, and 1 where both pictures show the same under it (`occluders.Compared`), None for everywhere.
 
     Args:
         view: As in `changing_light`, like all that is not named here.
         robust: Whether occluders are looked for at all.
     """
-    there = alike(*view) if robust else None
+    if not robust:
+        return changing_light(view, wanted, noise=noise, spacing=spacing), None
+    regions = compared(*view)
+    there = regions.alike()
     found = changing_light(view, wanted, there, noise=noise, spacing=spacing)
-    return found, alike(*found.on(view)) if robust and found is not None else there
+    if wanted is not True:
+        even = regions.alike(even=True)
+        if found is None:
+            return None, there if even is None else even
+        # A thing of another tone over even ground may look like light: without it one gain is then enough.
+        if even is not None and changing_light(view, None, even, noise=noise, spacing=spacing) is None:
+            return None, even
+    return found, there if found is None else compared(*found.on(view)).alike()
 
 
 def noise_variance(image: Image) -> Tensor:

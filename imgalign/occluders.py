@@ -5,12 +5,14 @@ the pictures are brought to one gain and bias, and in the mean picture and its n
 and on small pictures, and left out of all that is learnt from the two.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Weight
-from imgalign.neighbours import around, least
+from imgalign.neighbours import around, largest, least
 from imgalign.sums import mean
 
 _BLOCK = 4  # pixels a side: neither noise nor a transform that is a pixel off changes the mean over them much
@@ -23,11 +25,47 @@ _MOST_VOTES = 10.0  # of a region, where the usual one has one
 _USUAL = 3 * 1.4826  # median absolute residuals, three standard deviations, that are no sign of anything
 _NOTHING = 0.01  # of the contrast: a residual below is rounding
 _ALIKE, _UNLIKE = 1.0, 2.0  # residual over common power, at correlations of 0.6 and of a third; none gives 4
+_SURELY = 0.999  # weight of what is shared for certain
+_PIXELS = 8000  # enough for their median
+_FITS = 2.0  # times the usual power of the residual, over 5 x 5 pixels, that differ by chance
+_STRUCTURE = 0.3  # share of the structure there that may fit worse
+_ALIKE_ALL_OVER = 0.95  # share of the shared pixels that must fit: else what is left there is more than noise
+_GROWN, _STEP = 8, 2  # pixels that blocks may have left out too much, and how many are taken in at once
 _MOST = 0.5  # share that must agree: else nobody knows which of the two is the scene
 
 
-def alike(fixed: Image, warped: Image, valid: Weight) -> Weight | None:
-    """1 where two pictures show the same thing, 0 where they do not, and between; None where they do everywhere.
+class Compared(NamedTuple):
+    """How far regions of two pictures differ beyond what is usual and what they have in common, by blocks.
+
+    Attributes:
+        uneven: Excess under light that may change over the picture: a region's offset counts by the brightness that
+            both have there, and all else by the structure inside the region.
+        even: The same under one gain and one bias: an offset is then something that lies there.
+        seen: Whether a block is seen in both.
+        size_hw: Of the pictures.
+    """
+
+    uneven: Tensor
+    even: Tensor
+    seen: Tensor
+    size_hw: tuple[int, int]
+
+    def alike(self, *, even: bool = False) -> Weight | None:
+        """1 where both show the same thing, 0 where they do not, and between; None where they do everywhere."""
+        excess = self.even if even else self.uneven
+        weight = ((_UNLIKE - excess) / (_UNLIKE - _ALIKE)).clamp_(0, 1)
+        share = float(mean(weight, self.seen))
+        if share < _MOST or share == 1:
+            return None
+        # What is let go has an edge, which blurs and filters spread by some pixels.
+        weight = least(torch.where(self.seen > 0, weight, 1.0), 1)
+        up = nn.interpolate(weight, scale_factor=_BLOCK, mode="bilinear")
+        h, w = self.size_hw
+        return nn.pad(up, (0, w - up.shape[-1], 0, h - up.shape[-2]), mode="replicate")
+
+
+def compared(fixed: Image, warped: Image, valid: Weight) -> Compared:
+    """Look for regions where something lies over the scene.
 
     A region is let go where the power of the residual is beyond what is usual in the picture and beyond that of what
     the pictures have in common: so strong structure that fits a little worse stays.
@@ -37,13 +75,14 @@ def alike(fixed: Image, warped: Image, valid: Weight) -> Weight | None:
         warped: The moving picture on the same pixels, about aligned, at any gain and bias.
         valid: `(1, 1, H, W)` where both are seen.
     """
+    size_hw = (valid.shape[-2], valid.shape[-1])
     f, m, below = (_blocks(x) for x in (fixed, warped, valid))
     seen = (below > _WHOLE * below.max()).to(f.dtype)
     stride = max(1, int((seen.numel() / _SAMPLES) ** 0.5))
     part_f, part_m, there = (x[..., ::stride, ::stride].flatten() for x in (f, m, seen))
     part_f, part_m = part_f[there > 0], part_m[there > 0]
     if len(part_f) < _FEW:
-        return None
+        return Compared(torch.zeros_like(seen), torch.zeros_like(seen), seen, size_hw)
     # Without their means squares are exact.
     mean_f, mean_m = part_f.mean(), part_m.mean()
     f, m = (f - mean_f) * seen, (m - mean_m) * seen
@@ -54,17 +93,42 @@ def alike(fixed: Image, warped: Image, valid: Weight) -> Weight | None:
     m = gain * m - bias
     residual, common = m - f, 0.5 * (f + m)
     common = common - mean(common, seen)
-    summed = around(torch.cat([residual * residual * seen, common * common * seen, seen]))
-    excess = summed[:1] / (summed[1:2] + usual * summed[2:]).clamp_min(1e-20)
-    weight = ((_UNLIKE - excess) / (_UNLIKE - _ALIKE)).clamp_(0, 1)
-    share = float(mean(weight, seen))
-    if share < _MOST or share == 1:
-        return None
-    # What is let go has an edge, which blurs and filters spread by some pixels.
-    weight = least(torch.where(seen > 0, weight, 1.0), 1)
-    up = nn.interpolate(weight, scale_factor=_BLOCK, mode="bilinear")
-    h, w = valid.shape[-2:]
-    return nn.pad(up, (0, w - up.shape[-1], 0, h - up.shape[-2]), mode="replicate")
+    r, c = residual * seen, common * seen
+    rr, cc, r, c, count = around(torch.cat([r * residual, c * common, r, c, seen], 1)).split(1, 1)
+    chance, whole = usual * count, count.clamp_min(1)
+    structure = (cc - c * c / whole + chance).clamp_min_(1e-20)
+    uneven = torch.maximum(rr / (cc + chance).clamp_min_(1e-20), (rr - r * r / whole) / structure)
+    return Compared(uneven, rr / structure, seen, size_hw)
+
+
+def regrown(there: Weight, fixed: Image, warped: Image) -> Weight:
+    """What blocks leave out too much of, and too little, by single pixels: `(1, 1, H, W)`, 0 to 1.
+
+    Blocks reach some pixels beyond what lies there, and a part of the scene's information with them. From what is
+    shared on, pixels around which the residual is no more than usual are taken in again; others are let go for good.
+    Only where what is left is noise: what two modalities do not share is not to be told from an occluder so finely, and
+    to keep what happens to fit would make an answer sure of itself.
+
+    Args:
+        there: What `Compared.alike` gives.
+        fixed: `(1, 1, H, W)`.
+        warped: The moving picture on the same pixels, aligned, at gain and bias of the fixed one.
+    """
+    residual, common = fixed - warped, 0.5 * (fixed + warped)
+    shared = (there >= _SURELY).to(there.dtype)
+    stride = max(1, int((there.numel() / _PIXELS) ** 0.5))
+    some = residual[..., ::stride, ::stride][shared[..., ::stride, ::stride] > 0]
+    usual = (1.4826 * some.abs().median()) ** 2
+    planes = torch.cat([torch.ones_like(common), residual.square_(), common, common * common], 1)
+    count, power, mean_, square = around(around(planes)).split(1, 1)
+    structure = square / count - (mean_ / count).square()
+    fits = (power / count < _FITS * usual + _STRUCTURE * structure).to(there.dtype)
+    if float(mean(fits, shared)) < _ALIKE_ALL_OVER:
+        return there
+    grown = shared
+    for _ in range(_GROWN // _STEP):
+        grown = torch.maximum(grown, largest(grown, _STEP) * fits)
+    return torch.maximum(grown, there * fits)
 
 
 def _gain(fixed: Image, warped: Image, seen: Weight) -> Tensor:

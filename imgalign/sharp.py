@@ -16,6 +16,7 @@ from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import View, changing_light, lit
 from imgalign.neighbours import around
+from imgalign.occluders import regrown
 from imgalign.pyramid import blocks
 from imgalign.refine import Problem
 from imgalign.sampling import mask_or_none
@@ -96,6 +97,10 @@ class Sharp:
         view = _view(problem, matrix)
         relit = view if found is None else found.on(view)
         standard = _standardised(relit)
+        if there is not None:
+            problem = plain.within(regrown(there, standard.fixed, standard.warped))
+            relit = relit._replace(valid=_view(problem, matrix).valid)
+            standard = _standardised(relit)
         noise = noise_model(*relit)
         brightness = standard if found is None else None
         weight = problem.weight

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scenes import Blobs, render
 
-from imgalign.light import View, changing_light, mean, noise_variance
+from imgalign.light import View, changing_light, lit, mean, noise_variance
 
 SIZE = (150, 180)
 SCENE = Blobs(11, 180, count=400, sigma=(2, 5))
@@ -95,3 +95,30 @@ def test_noise_is_measured_beside_structure():
     picture = render(Blobs(12, 180, count=40, sigma=(4, 9)), SIZE) + 0.3 * X + rng.normal(0, 0.5, SIZE)
     # A fourth of 27000 pixels: the median scatters by 1.4 %.
     assert float(noise_variance(view(picture, picture).fixed)) == pytest.approx(0.25, rel=0.1)
+
+
+def on_even_ground():
+    picture = render(SCENE, SIZE)
+    picture[:, 110:] = picture.min()
+    return picture
+
+
+def test_a_thing_of_another_tone_over_even_ground_is_no_light():
+    rng = np.random.default_rng(2)
+    fixed, warped = (on_even_ground() + rng.normal(0, 0.1, SIZE) for _ in range(2))
+    warped[40:90, 120:160] += 0.7 * fixed.std()
+    seen = view(fixed, warped)
+    assert changing_light(seen, None) is not None  # which by itself it looks like
+    light, there = lit(seen, None, True)
+    assert light is None
+    assert there[..., 46:84, 126:154].max() < 0.1
+    assert there[..., :100].min() == 1
+
+
+def test_light_over_even_ground_stays_light():
+    rng = np.random.default_rng(2)
+    gain = 1 + 0.5 * np.sin(X / 60) * np.cos(Y / 50)
+    fixed, warped = (on_even_ground() + 5 + rng.normal(0, 0.05, SIZE) for _ in range(2))
+    light, _ = lit(view(gain * fixed, warped), None, True)
+    assert light is not None
+    assert np.abs(light.gain[0, 0].numpy() - gain)[30:-30, 30:80].max() < 0.3
