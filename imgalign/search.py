@@ -28,6 +28,7 @@ from imgalign.transforms import corner_distance
 SEARCH_PIXELS = 96  # longer side of the pictures that are searched
 LEAST_OVERLAP = 0.2  # of the smaller picture; less says too little at this size
 _SPARE = 0.4  # of the shorter side: shifts at both ends whose overlap is too small to be looked at
+_APART = 3  # pixels between two peaks of one rotation and scale, at least
 _ROTATION_STEPS = 60
 _SCALE_STEP = 2.0**0.2
 
@@ -117,7 +118,8 @@ def _correlate(
 ) -> list[Hypothesis]:
     """Masked correlation of one fixed field with a moving field turned every way; matrices in their own pixels."""
     h, w = fixed[0].shape[-2:]
-    side = math.ceil(math.hypot(*moving[0].shape[-2:])) + 1
+    turned_hw = moving[0].shape[-2:]
+    side = math.ceil(math.hypot(*turned_hw)) + 1 if any(rotations_deg) else max(turned_hw)
     side += side % 2
     # Shifts of little overlap are not looked at, so they may share their places in a smaller, periodic frame.
     spare = int(_SPARE * min(h, w, *moving[0].shape[-2:]))
@@ -208,7 +210,10 @@ def _peaks(inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int) -> Iterator
     # z grows with the correlation: it is taken of the peaks alone.
     score = (inner.reshape(rows, frame // 2, 2, frame // 2, 2) * coarse).reshape(rows, frame, frame)
     if peaks > 1:
-        score = torch.where(score == largest(score, 3), score, 0.0)
+        # Shifts run round the frame, and no shift at all lies in its corner.
+        rounded = nn.pad(score[:, None], (_APART,) * 4, mode="circular")
+        highest = largest(rounded, _APART)[:, 0, _APART:-_APART, _APART:-_APART]
+        score = torch.where(score == highest, score, 0.0)
     value, index = score.flatten(1).topk(peaks, dim=1)
     y, x = index // frame, index % frame
     root = overlap.flatten(1).gather(1, (y // 2) * (frame // 2) + x // 2).sqrt()

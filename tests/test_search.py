@@ -32,6 +32,16 @@ def test_shifts_are_found(shift):
     assert error < 2  # pixels of the search are 1.35 px
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (-1, 0), (2, -2), (25, -17)])
+def test_peaks_of_one_rotation_lie_apart(shift):
+    """Also where the shift lies at the end of the periodic frame."""
+    _, found = best_error(about_centre(SIZE, shift=shift), full_range("translate", 0, 1, False), peaks=6)
+    at = np.array([h.moving_from_fixed[:2, 2] for h in found])
+    apart = np.abs(at[:, None] - at).max(-1) + 99 * np.eye(len(at))
+    assert len(at) > 1
+    assert apart.min() > 3.9 * 130 / 96
+
+
 @pytest.mark.parametrize("angle_deg", [-170, -93, -30, 4, 61, 135, 180])
 def test_rotations_are_found(angle_deg):
     truth = about_centre(SIZE, angle_deg=angle_deg, shift=(6, -4))
