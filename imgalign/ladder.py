@@ -13,7 +13,7 @@ from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import features
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
-from imgalign.pyramid import masked_blur, shrink
+from imgalign.pyramid import is_whole, masked_blur, shrink
 from imgalign.refine import CUTOFF, Problem, State, evaluate, refine
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
@@ -112,7 +112,10 @@ class Ladder:
             r_fixed, r_moving = reduction * max(1.0, 1 / nominal), reduction * max(1.0, nominal)
             f, wf = shrink(*self._fixed, r_fixed)
             m, wm = shrink(*self._moving, r_moving)
-            ff, fm = features(f, wf), features(m, wm)
+            if f.shape == m.shape and is_whole(wf) and is_whole(wm):
+                ff, fm = features(torch.cat([f, m]), wf).split(1)
+            else:
+                ff, fm = features(f, wf), features(m, wm)
             if blur_sigma > 0:
                 ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
             gx, gy = central_differences(ff)
