@@ -148,14 +148,16 @@ def _fitted(powers: Tensor, wanted: Tensor) -> list[tuple[tuple[float, ...], flo
         wanted: `(N,)`.
     """
     degree, n = powers.shape
-    both = torch.cat([powers, wanted[None]])
+    # Products of two powers are powers: of what a round sums up there are few.
+    summands = torch.cat([powers, powers[1:] * powers[-1], powers * wanted])
+    product = torch.arange(degree)[:, None] + torch.arange(degree)
     ridge = torch.zeros(2, degree, dtype=powers.dtype)
     ridge[0, 2:], ridge[1, 2:] = _STRAIGHT, _RIDGE
     weight = torch.ones(2, n, dtype=powers.dtype)
     for _ in range(_ROUNDS):
         # By rows: these sums are the same whatever the number of threads (`sums`).
-        products = ((weight[:, None] * powers)[:, :, None] * both).sum(-1) / n
-        terms = torch.linalg.solve(products[..., :degree] + torch.diag_embed(ridge), products[..., degree])
+        sums = (weight[:, None] * summands).sum(-1) / n
+        terms = torch.linalg.solve(sums[:, product] + torch.diag_embed(ridge), sums[:, -degree:])
         residual = wanted - (terms[..., None] * powers).sum(1)
         scale = 1.4826 * residual.abs().median(1, keepdim=True).values.clamp_min(1e-12)
         weight = 1 / (1 + (residual / (_CUTOFF * scale)).square())
