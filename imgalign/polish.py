@@ -30,6 +30,7 @@ _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to l
 _ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
 _CHANCE = 2.0  # standard deviations of the smooth answer by which both differ without a reason
+_OVERSAMPLING = 1.5  # of the spline through the blurred moving picture
 _SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
 _NOISY = 0.1  # residual of blurred pictures, in contrasts, from which noise matters
 _HELD = 0.1  # share by which noise in the gradients may hold a step back; of the predicted error, too
@@ -81,7 +82,6 @@ def polish(
     rounds: int = 3,
     iterations: int = 10,
     tolerance_px: float = 5e-4,
-    oversampling: int = 2,
     robust: bool = True,
     light: bool | None = None,
     enough_px: float = 0.0,
@@ -97,7 +97,6 @@ def polish(
         rounds: How often the pictures are looked at anew.
         iterations: Most steps in a round.
         tolerance_px: Stop when a step moves the corners by less.
-        oversampling: Of the spline through the moving picture, 1 or 2.
         robust: Let occluders go; else plain least squares.
         enough_px: Predicted error of the corners below which blurred pictures are enough.
         far_px: How far blurred pictures may move the corners before the others are looked at.
@@ -106,7 +105,7 @@ def polish(
     cutoff = _CUTOFF if robust else math.inf
     size_hw = fixed[0].shape[-2], fixed[0].shape[-1]
     scale = local_scale(moving_from_fixed, size_hw)
-    often = oversampling if rounds > 1 else 1
+    often = _OVERSAMPLING if rounds > 1 else 1
     spectra, blurred = _prepared(fixed, moving, scale, often)
     history: list[float] = []
     descent = _Descent(torch.as_tensor(moving_from_fixed)[None], model, cutoff, size_hw, history)
@@ -134,7 +133,7 @@ def polish(
         first = with_all_pixels() if noisy else answer
         # What blurred pictures do not show, those with all their noise will not either.
         worth = False if problem.gain is None else light
-        sharp = Sharp(spectra, fixed[1], moving[1], oversampling, worth, robust)
+        sharp = Sharp(spectra, fixed[1], moving[1], worth, robust)
         near = _APART * first.white_sigma_px < _ASTRAY_PX
         answer = _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
         if _agrees(first, answer, size_hw):
@@ -246,7 +245,7 @@ def _doubt_px(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> fl
 
 
 def _prepared(
-    fixed: tuple[Image, Weight], moving: tuple[Image, Weight], scale: float, oversampling: int
+    fixed: tuple[Image, Weight], moving: tuple[Image, Weight], scale: float, oversampling: float
 ) -> tuple[tuple[Spectrum, Spectrum], Smooth]:
     """Spectra of both pictures at one density, and both blurred; `scale` is moving pixels per fixed pixel."""
     # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).

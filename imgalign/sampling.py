@@ -273,7 +273,7 @@ class Reader:
     mask: Tensor | None
     size_hw: tuple[int, int]
     kernel: str = "bilinear"
-    oversampling: int = 1
+    oversampling: float = 1
     pad: int = 0
     margin: float = 0.0
     ramp: float = 0.0

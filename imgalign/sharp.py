@@ -24,6 +24,7 @@ from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, splin
 from imgalign.sums import mean
 from imgalign.transforms import local_scale
 
+_OVERSAMPLING = 2  # of the spline through the moving picture: all that it can hold is read where it is
 _RAMP = 4.0  # pixels over which weights rise from the moving picture's border
 _BLOCK = 4  # pixels a side over which local contrast is taken, and gradients on three times as many
 _LITTLE = 0.01  # share of noise in the gradients that is not worth telling where it is
@@ -62,7 +63,6 @@ class Sharp:
         spectra: Of both pictures, at one density.
         fixed_weight: Mask of the fixed picture.
         moving_weight: The same of the other.
-        oversampling: Of the spline through the moving picture, 1 or 2.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
         robust: Let occluders go.
     """
@@ -72,11 +72,10 @@ class Sharp:
         spectra: tuple[Spectrum, Spectrum],
         fixed_weight: Weight,
         moving_weight: Weight,
-        oversampling: int,
         light: bool | None,
         robust: bool,
     ) -> None:
-        self._spectra, self._oversampling, self._light, self._robust = spectra, oversampling, light, robust
+        self._spectra, self._light, self._robust = spectra, light, robust
         self._moving_weight: Weight | None = moving_weight
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
 
@@ -137,7 +136,7 @@ class Sharp:
         image = spectra[0].image()
         # Near the border of the moving picture its continuation takes part in what is read: noise is then no longer
         # alike between pixels and on them, and that pulls inwards. Weights that rise over some pixels keep it small.
-        reader = spline_reader(spectra[1], mask, self._oversampling, ramp=_RAMP)
+        reader = spline_reader(spectra[1], mask, _OVERSAMPLING, ramp=_RAMP)
         return Problem(image, image, image, fixed_weight, reader)
 
 

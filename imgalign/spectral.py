@@ -96,37 +96,40 @@ def _continued(image: Tensor, length: int, axis: int) -> Tensor:
 
 
 def spline_reader(
-    picture: Spectrum, mask: Tensor | None, oversampling: int, margin: float = 0.0, ramp: float = 0.0
+    picture: Spectrum, mask: Tensor | None, oversampling: float, margin: float = 0.0, ramp: float = 0.0
 ) -> Reader:
-    """A curve through the picture on pixels `oversampling` times finer (1 or 2), ready to be read.
+    """A curve through the picture on pixels `oversampling` times finer (1, 1.5 or 2), ready to be read.
 
     Kernels of four taps are nearly exact up to a quarter of a cycle a pixel; twice the pixels make that a half, so that
     everything a picture can hold is read where it is, whatever the phase.
     """
     k = oversampling
     fy, fx = picture.frequencies()
-    pad = _READ_PAD * k
+    pad = int(_READ_PAD * k)
 
     def prefilter(f: Tensor) -> Tensor:
         """The kernel's inverse filter on the finer pixels, and a turn that moves the picture in by the padding."""
         at_pixels = 2 / 3 - 2 * MOMS_BEND + (1 / 3 + 2 * MOMS_BEND) * torch.cos(f * (2 * math.pi / k))
-        return k / at_pixels * torch.exp(-2j * math.pi * pad / k * f)
+        return k / at_pixels * torch.exp(-2j * math.pi * _READ_PAD * f)
 
-    (h, w), (frame_h, frame_w) = picture.size_hw, picture.frame_hw
-    values = picture.values
-    if k == 2:
-        # The same picture on twice the pixels; the highest frequencies, of no sign, drop.
-        fx, values = fx[: frame_w // 2], values[..., : frame_w // 2]
-    values = values * prefilter(fy) * prefilter(fx)
-    if k == 2:
-        upper = frame_h - frame_h // 2 - 1
-        finer = values.new_zeros((*values.shape[:-2], 2 * frame_h, values.shape[-1]))
-        finer[..., : frame_h // 2, :], finer[..., -upper:, :] = values[..., : frame_h // 2, :], values[..., -upper:, :]
-        values = finer
+    h, w = (int(k * n) + 2 * pad for n in picture.size_hw)
+    fine_h, fine_w = (int(k * n) for n in picture.frame_hw)
+    values = picture.values * prefilter(fy) * prefilter(fx)
+    if k > 1:
+        values = _on_finer(values, fine_h)
     # Columns before rows, so that only those are made that hold something, and only those that are kept.
-    columns = torch.fft.ifft(values, dim=-2)[..., : k * h + 2 * pad, :]
-    plane = torch.fft.irfft(columns, n=k * frame_w)[..., : k * w + 2 * pad]
+    columns = torch.fft.ifft(values, dim=-2)[..., :h, :]
+    plane = torch.fft.irfft(columns, n=fine_w)[..., :w]
     return Reader(plane, mask, picture.size_hw, "moms", k, pad, margin, ramp)
+
+
+def _on_finer(values: Tensor, fine_h: int) -> Tensor:
+    """A half-plane spectrum on more rows; the highest frequencies, of no sign, drop."""
+    frame_h, half = values.shape[-2], values.shape[-2] // 2
+    finer = values.new_zeros((*values.shape[:-2], fine_h, values.shape[-1] - 1))
+    above = frame_h - half - 1
+    finer[..., :half, :], finer[..., -above:, :] = values[..., :half, :-1], values[..., -above:, :-1]
+    return finer
 
 
 def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:

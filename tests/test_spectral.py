@@ -44,14 +44,14 @@ def test_derivatives_are_those_of_the_formula():
         assert np.abs(got[0, 0].numpy() - exact)[INNER].max() < 1e-4
 
 
-@pytest.mark.parametrize("sampling", [1, 2])
+@pytest.mark.parametrize("sampling", [1, 1.5, 2])
 def test_a_splines_readings_are_those_of_the_formula(sampling):
     scene = Blobs(3, 100, sigma=(1.5, 4))
     reader = spline_reader(spectrum(tensor(render(scene, SIZE)), ones()), None, sampling)
     rng = np.random.default_rng(0)
     x, y = rng.uniform(25, 75, (1, 20, 30)), rng.uniform(25, 55, (1, 20, 30))
     values = reader.values(torch.as_tensor(x), torch.as_tensor(y))
-    assert np.abs(values[:, 0].numpy() - scene(x, y)).max() < {1: 6e-3, 2: 2e-3}[sampling]
+    assert np.abs(values[:, 0].numpy() - scene(x, y)).max() < {1: 6e-3, 1.5: 2e-3, 2: 2e-3}[sampling]
 
 
 def test_weights_rise_from_the_border():
@@ -68,17 +68,18 @@ def test_noise_holds_back_by_its_share_in_the_gradients():
     assert noise_model(loud, loud_moving, weight).held > 2 * noise_model(fixed, moving, weight).held
 
 
-def test_twice_the_pixels_read_fine_waves_better():
+def test_more_pixels_read_fine_waves_better():
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
     s = spectrum(tensor(wave(x, y, 0.35, 0.1)), ones())
     at = np.stack([x + 0.5, y + 0.37], -1)[None, 25:-25, 25:-25]
     points = torch.as_tensor(at).unbind(-1)
     error = [
         np.abs(spline_reader(s, None, k).values(*points)[0, 0].numpy() - wave(*at[0].T, 0.35, 0.1).T).max()
-        for k in (1, 2)
+        for k in (1, 1.5, 2)
     ]
     assert error[0] > 0.015
-    assert error[1] < 0.2 * error[0]
+    assert error[1] < 0.6 * error[0]
+    assert error[2] < 0.2 * error[1]
 
 
 def test_masked_pixels_do_not_show_in_the_rest():
