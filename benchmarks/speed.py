@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed                                    # 0.06 to 4 megapixels, three models
     python -m benchmarks.speed --megapixels 1,4,16,64 --models affine --peers imgalign,opencv_ecc_pyramid
+    python -m benchmarks.speed --busy 1 --peers imgalign --rounds 20  # beside a process that holds a core
     python -m benchmarks.speed --process                          # start-up and a whole run, files in and out
     python -m benchmarks.speed --memory                           # peak memory and time of a 100 megapixel pair
 
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(("imgalign", *RIVALS)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slowest", type=float, default=60.0, help="seconds; a slower aligner sits out larger sizes")
+    parser.add_argument("--busy", type=int, default=0, help="processes that count beside it, as on a machine of others")
     parser.add_argument("--process", action="store_true", help="time whole processes instead")
     parser.add_argument("--memory", action="store_true", help="100 megapixels instead")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks/out"))
@@ -179,6 +182,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {peers.THREADS} threads", file=sys.stderr)
     names = [n for n in options.peers.split(",") if peers.available(n)]
     timings: list[Timing] = []
+    beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.busy)]
     for model in options.models.split(","):
         slow: set[str] = set()
         for megapixels in sorted(float(m) for m in options.megapixels.split(",")):
@@ -188,6 +192,8 @@ def main() -> None:
                 timings.append(timing)
                 if timing.seconds * 4 > options.slowest:
                     slow.add(timing.peer)
+    for process in beside:
+        process.kill()
     write(timings, options.output_dir)
 
 

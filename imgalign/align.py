@@ -13,6 +13,7 @@ from imgalign import verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import level_from_full
+from imgalign.cores import watched
 from imgalign.decompose import plain_sigma
 from imgalign.engine import Answer, Pair, corner_covariance
 from imgalign.errors import DeviceError, OptionError, ShapeError
@@ -201,18 +202,19 @@ def _device(name: str) -> torch.device:
 
 @torch.inference_mode()  # with less to keep of each tensor than without gradients alone, a twentieth of the time
 def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Alignment:
-    began = time.perf_counter()
-    pair = Pair(fixed, moving, wanted)
-    pair.seconds["start"] += time.perf_counter() - began
-    empty = _nothing_to_see(pair)
-    if empty:
-        return _no_answer(pair, init, empty)
-    best = pair.best(init)
-    if best is None:
-        return _no_answer(pair, init, "no overlap")
-    if wanted.optimizer != "lm" or wanted.loss not in _LEAST_SQUARES:
-        best = pair.descended(best)
-    return _result(pair, init, best)
+    with watched() as cores:
+        began = time.perf_counter()
+        pair = Pair(fixed, moving, wanted, cores)
+        pair.spent("start", began)
+        empty = _nothing_to_see(pair)
+        if empty:
+            return _no_answer(pair, init, empty)
+        best = pair.best(init)
+        if best is None:
+            return _no_answer(pair, init, "no overlap")
+        if wanted.optimizer != "lm" or wanted.loss not in _LEAST_SQUARES:
+            best = pair.descended(best)
+        return _result(pair, init, best)
 
 
 def _nothing_to_see(pair: Pair) -> str:

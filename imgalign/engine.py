@@ -16,6 +16,7 @@ from imgalign import verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import corners, level_from_full
+from imgalign.cores import Cores
 from imgalign.decompose import decompose, jacobians
 from imgalign.descent import descend
 from imgalign.errors import OptionError
@@ -79,8 +80,8 @@ class Answer:
 class Pair:
     """One pair of pictures on its way from starts to an answer; keeps what several attempts share."""
 
-    def __init__(self, fixed: Plane, moving: Plane, wanted: Wanted) -> None:
-        self.fixed, self.moving, self.wanted = fixed, moving, wanted
+    def __init__(self, fixed: Plane, moving: Plane, wanted: Wanted, cores: Cores | None = None) -> None:
+        self.fixed, self.moving, self.wanted, self.cores = fixed, moving, wanted, cores
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
         pixels = max(math.prod(fixed.size_hw), math.prod(moving.size_hw))
@@ -90,6 +91,12 @@ class Pair:
         self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
         self.near = _LIKE * max(self.size_hw)
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
+
+    def spent(self, stage: str, began: float) -> None:
+        """Note the seconds of a stage, at whose end threads may be set aside."""
+        self.seconds[stage] += time.perf_counter() - began
+        if self.cores is not None:
+            self.cores.check()
 
     def best(self, init: Any) -> Answer | None:
         """The most probable answer, from starts as dear as it takes."""
@@ -130,7 +137,7 @@ class Pair:
         began = time.perf_counter()
         ranked = self.ladder.climb(starts, self.model, self.size_hw, wide=wide)
         ranked = [h for h in ranked if self.allowed(h.moving_from_fixed)]
-        self.seconds["refine"] += time.perf_counter() - began
+        self.spent("refine", began)
         if not ranked:
             return None
         evidence = self.judge(ranked)
@@ -155,7 +162,7 @@ class Pair:
         if self.apart(best, polished) > _FAR * self.base:
             polished = self.polish(polished.moving_from_fixed, precise=precise)
         polished = self.by_features(best, polished).doubted()
-        self.seconds["refine"] += time.perf_counter() - began
+        self.spent("refine", began)
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
         if self.apart(candidate.ranked[0], polished) > _SAME * self.judged_at:
             evidence = self.judge([Hypothesis(matrix, best.score), *candidate.ranked[1:]])
@@ -238,7 +245,7 @@ class Pair:
             )
         matrix = full @ matrix @ level
         polished = replace(best.polished, moving_from_fixed=matrix / matrix[2, 2], history=tuple(history))
-        self.seconds["refine"] += time.perf_counter() - began
+        self.spent("refine", began)
         return replace(best, polished=polished)
 
     def apart(self, one: Hypothesis | Polished, other: Hypothesis | Polished) -> float:
@@ -296,6 +303,8 @@ class Pair:
             robust=self.wanted.loss in ("auto", "robust", "lncc"),
             light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),
         )
+        if self.cores is not None:
+            self.cores.check()
         matrix = full @ done.moving_from_fixed @ level
         # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
         return replace(
@@ -319,7 +328,7 @@ class Pair:
         r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
         matrix = level_from_full(r_moving) @ moving_from_fixed @ np.linalg.inv(level_from_full(r_fixed))
         share = verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), matrix)
-        self.seconds["verdict"] += time.perf_counter() - began
+        self.spent("verdict", began)
         return share
 
     @property
@@ -333,7 +342,7 @@ class Pair:
         answer = ranked[0].moving_from_fixed
         rung = self.ladder.rung(self.judged_at / self.base, local_scale(answer, self.size_hw))
         evidence = verdict.collect(rung.problem, rung.to_level(answer), ranked, self.size_hw)
-        self.seconds["verdict"] += time.perf_counter() - began
+        self.spent("verdict", began)
         return evidence
 
     def allowed(self, moving_from_fixed: Matrix3) -> bool:
@@ -400,7 +409,7 @@ class Pair:
         full = [Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found]
         full = [h for h in full if self.allowed(h.moving_from_fixed)]
         best = distinct(full, self.size_hw, 0.06 * math.hypot(*self.size_hw), 12)
-        self.seconds["start"] += time.perf_counter() - began
+        self.spent("start", began)
         return best
 
 

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
-    ("coords", "decompose", "devices", "neighbours", "paths", "sums", "wanted"),
+    ("coords", "cores", "decompose", "devices", "neighbours", "paths", "sums", "wanted"),
     ("transforms", "basis", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample",
      "appearance", "histograms", "occluders", "spectral", "plane", "words", "png", "tiff", "netpbm", "picture",
      "canvas", "kernels", "source", "tiles"),

@@ -1,0 +1,65 @@
+"""Fewer threads where the cores are busy with something else.
+
+PyTorch's threads meet at the end of every operation. Where another process holds one of the cores, each meeting waits
+until the system hands that core over: milliseconds for operations of microseconds, and an alignment on two threads
+takes three to five times as long as on one.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows does not tell how often it takes a core away
+    resource = None  # type: ignore[assignment]
+
+_SAME_BITS = 3  # threads up to which an answer does not depend on how many there are
+_FEW = 4  # times a core is taken away: so often that happens on an idle machine as well
+_MISSED = 0.25  # of a core's time: threads that have their cores to themselves wait for each other without leaving them
+_LEAST_S = 0.02  # clocks tell less in steps
+_WAIT_S = 2.0  # after which all threads are tried again
+
+
+class Cores:
+    """Sets all threads but one aside while the cores are busy."""
+
+    _busy_until = 0.0  # of all: what one has seen of the machine the next need not find out
+
+    def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._began, self._used, self._taken = time.monotonic(), time.process_time(), _taken()
+        if self._began < Cores._busy_until:
+            self._set_aside()
+
+    def check(self) -> None:
+        """Look how busy the cores are; to be called every now and then."""
+        threads, seconds = torch.get_num_threads(), time.monotonic() - self._began
+        if threads == 1 or seconds < _LEAST_S:
+            return
+        missed = threads * seconds - (time.process_time() - self._used)
+        if _taken() - self._taken > _FEW and missed > _MISSED * seconds:
+            Cores._busy_until = time.monotonic() + _WAIT_S
+            self._set_aside()
+
+    def _set_aside(self) -> None:
+        if 1 < self._threads <= _SAME_BITS:
+            torch.set_num_threads(1)
+
+
+@contextmanager
+def watched() -> Iterator[Cores]:
+    """Cores to `Cores.check` every now and then; all threads are back at the end."""
+    threads = torch.get_num_threads()
+    try:
+        yield Cores()
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _taken() -> int:
+    """How often the system took a core away from this process."""
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
