@@ -25,7 +25,8 @@ from imgalign.ladder import Ladder
 from imgalign.light import noise_variance
 from imgalign.plane import Plane
 from imgalign.polish import Polished, polish
-from imgalign.refine import Problem, evaluate
+from imgalign.problem import Problem
+from imgalign.refine import evaluate
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.sums import variance

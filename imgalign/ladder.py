@@ -13,8 +13,9 @@ from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import features
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
+from imgalign.problem import Problem
 from imgalign.pyramid import is_whole, masked_blur, shrink
-from imgalign.refine import CUTOFF, Problem, State, evaluate, refine
+from imgalign.refine import CUTOFF, State, evaluate, refine
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.sums import total

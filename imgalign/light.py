@@ -17,7 +17,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.occluders import compared
-from imgalign.refine import Problem
+from imgalign.problem import Problem
 from imgalign.sums import mean
 
 _SIGMA = 12.0  # pixels over which light may change

@@ -10,77 +10,25 @@ displacement field is a polynomial of degree two at most. So they are the image 
 images, two small matrix products each, and the (pixels x parameters) Jacobian is never formed.
 """
 
-import math
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from imgalign._types import Image, Matrix, Weight
+from imgalign._types import Matrix
 from imgalign.basis import Basis, basis_of
 from imgalign.devices import gathered
-from imgalign.sampling import Reader
+from imgalign.problem import Problem
+from imgalign.residuals import normalised, robust, sampled, unrelated_loss
 from imgalign.sums import plane_sums, total
 from imgalign.transforms import Model, exponential
 
 CUTOFF = 4.0  # robust standard deviations from which residuals lose weight: what the pictures do not share is much
-_MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 _LEAST_WEIGHT = 30.0  # an overlap of less weight than so many pixels says nothing
 _FREE = 1e-3  # damping up to which a step is as good as undamped
 _ALIKE = 1.02  # losses within this factor say nothing about two answers
 _SLOWEST = 0.85  # the ratio of two steps up to which a series of them is summed
 _NOTHING = 0.05  # of the predicted error: steps below are not worth another look at the pictures
-_STEEP = 0.25  # share of the residual where the fixed picture is steep that it is taken to be everywhere
-_MEDIAN_SAMPLES = 1500  # enough for a residual's median: its own error is then 3 %
-_SEEN = 0.25  # weight of a pixel that has a part in it
-_LEAST_YIELDING = 0.5  # so that no step is made more than twice as long
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Two pictures on one level, ready to be read again and again.
-
-    Attributes:
-        fixed: `(1, C, h, w)` picture on whose pixels residuals stand.
-        gradient_x: Its derivative along x, per pixel, the same shape.
-        gradient_y: Its derivative along y.
-        weight: `(1, 1, h, w)` soft mask of the fixed picture.
-        moving: Reader of the moving picture, with its mask.
-        oriented: The last two channels are a double-angle orientation field, which turns with the picture.
-        gain: What each sample of the moving picture is multiplied by, `(1, C, h, w)`, and
-        offset: what is taken off then: changes of light, known beforehand.
-        spread: Standard deviation of residuals over the usual one, `(1, 1, h, w)`, where it is known to differ; None
-            for the same everywhere. Residuals are outliers in units of it, and `weight` holds its inverse square.
-    """
-
-    fixed: Image
-    gradient_x: Image
-    gradient_y: Image
-    weight: Weight
-    moving: Reader
-    oriented: bool = False
-    gain: Image | None = None
-    offset: Image | None = None
-    spread: Image | None = None
-
-    def within(self, weight: Weight | None) -> "Problem":
-        """The same with less weight where a soft mask says so; None for nowhere."""
-        return self if weight is None else replace(self, weight=self.weight * weight)
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Rows and columns of the level."""
-        return self.fixed.shape[-2], self.fixed.shape[-1]
-
-    def read(self, matrices: Matrix) -> tuple[Image, Weight]:
-        """The moving picture under the fixed one's pixels, `(B, C, h, w)`, relit; and the weight of both."""
-        moving, weight = self.moving.on_grid(matrices, self.size_hw)
-        if self.oriented:
-            moving = turned(moving, matrices)
-        if self.gain is not None and self.offset is not None:
-            moving = torch.addcmul(-self.offset, moving, self.gain)
-        return moving, weight * self.weight
 
 
 @dataclass
@@ -267,7 +215,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     overlap = pixels / total(problem.weight).clamp_min(1e-9)
     fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
-    some = _some(problem, residual, valid)
+    some = sampled(problem, residual, valid)
     own_scale = some.scale()
     weight, misfit = robust(problem, residual, valid, own_scale if scale is None else scale, cutoff)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
@@ -286,7 +234,7 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
         normal=normal,
         slope=slope,
         loss=loss,
-        objective=overlap * (loss / _unrelated_loss(used, cutoff, residual.shape[1]) - 1),
+        objective=overlap * (loss / unrelated_loss(used, cutoff, residual.shape[1]) - 1),
         scale=own_scale,
         misfit=misfit,
         yielding=yielding,
@@ -294,110 +242,6 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
         overlap=torch.where(alive, overlap, torch.zeros_like(overlap)),
         converged=torch.zeros(len(matrices), dtype=torch.bool),
     )
-
-
-def turned(moving: Image, matrices: Matrix) -> Image:
-    """Turn the double-angle channels back by each hypothesis' own rotation, and reflect them where it mirrors."""
-    flip = torch.where(torch.linalg.det(matrices[:, :2, :2]) < 0, -1.0, 1.0).to(matrices.dtype)
-    # A mirror image is a rotation after a reflection of x.
-    columns = torch.stack([flip, torch.ones_like(flip)], 1)
-    a = matrices[:, :2, :2] * columns[:, None]
-    angle = 2 * torch.atan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])
-    turn = torch.stack([torch.cos(angle), torch.sin(angle), flip])[..., None, None]
-    c, s, f = turn.to(moving.dtype).to(moving.device)
-    re, im = moving[:, -2], moving[:, -1]
-    return torch.cat([moving[:, :-2], (c * re + s * im)[:, None], (f * (c * im - s * re))[:, None]], 1)
-
-
-def normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image, Tensor, Tensor]:
-    """Both pictures at zero mean and unit contrast over the overlap; the fixed one's gain; the correlation.
-
-    The moving picture takes the sign of the correlation, so that an inverted one fits as well.
-    """
-    pixels = plane_sums(valid)[..., None, None].clamp_min(1e-6)
-
-    def mean(x: Tensor) -> Tensor:
-        return plane_sums(x * valid)[..., None, None] / pixels
-
-    f, m = fixed - mean(fixed), moving - mean(moving)
-    gain_f, gain_m = mean(f * f).clamp_min(1e-12).rsqrt(), mean(m * m).clamp_min(1e-12).rsqrt()
-    covariance = mean(f * m) * gain_f * gain_m
-    sign = torch.where(covariance < 0, -1.0, 1.0).to(f.dtype)
-    return f * gain_f, m * (gain_m * sign), gain_f, covariance.abs().mean((1, 2, 3))
-
-
-class _Some(NamedTuple):
-    """What a lattice of pixels says of a batch's residuals, each `(B or 1, C, h, w)` or smaller.
-
-    Attributes:
-        size: Absolute residuals, in units of their spread.
-        slope: Squared gradient of the fixed picture.
-        weight: Of the pixels.
-        there: Whether a pixel is seen in both pictures.
-    """
-
-    size: Tensor
-    slope: Tensor
-    weight: Tensor
-    there: Tensor
-
-    def scale(self) -> Tensor:
-        """Robust standard deviation of each row's residual over its overlap, `(B,)`.
-
-        No less than a share of what it is where the fixed picture is steep: the dark sky between stars says nothing of
-        how well they fit.
-        """
-        slope = self.slope * self.there
-        everywhere, steep = (
-            torch.where(seen, self.size, torch.nan).flatten(1).nanmedian(1).values
-            for seen in (self.there, slope > slope.mean((1, 2, 3), keepdim=True))
-        )
-        return (_MAD_TO_SIGMA * torch.fmax(everywhere, _STEEP * steep)).nan_to_num(1.0).clamp_min(1e-4)
-
-    def yielding(self, scale: Tensor, cutoff: float) -> Tensor:
-        """See `State`: mean derivative of residual times weight, over mean weight, where the picture is steep."""
-        if cutoff == math.inf:
-            return self.size.new_ones(len(scale))
-        width = (cutoff * scale).to(self.size.dtype).to(self.size.device)
-        excess = (self.size / width.reshape(-1, 1, 1, 1)).square_()
-        power = self.slope * self.weight / (1 + excess)
-        kept = (power * ((1 - excess) / (1 + excess))).sum((1, 2, 3)) / power.sum((1, 2, 3)).clamp_min(1e-30)
-        return kept.clamp(_LEAST_YIELDING, 1)
-
-
-def _some(problem: Problem, residual: Image, valid: Weight) -> _Some:
-    """A lattice of about `_MEDIAN_SAMPLES` pixels."""
-    stride = max(1, int((residual[0].numel() / _MEDIAN_SAMPLES) ** 0.5))
-    part, weight, gx, gy = (
-        x[..., ::stride, ::stride] for x in (residual, valid, problem.gradient_x, problem.gradient_y)
-    )
-    slope, there = gx * gx + gy * gy, weight
-    if problem.spread is not None:
-        spread = problem.spread[..., ::stride, ::stride]
-        part, there = part / spread, weight * spread.square()
-    return _Some(part.abs(), slope, weight, there > _SEEN)
-
-
-def robust(problem: Problem, residual: Image, valid: Weight, scale: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Weights of Cauchy's loss, `(B, C, h, w)`, and that loss summed over each row's pixels.
-
-    A residual is large in units of its own noise: bright pixels are no outliers of a dark ground for their photons.
-    """
-    if cutoff == float("inf"):
-        return valid.expand_as(residual), plane_sums(valid * residual * residual).sum(1)
-    width2 = (cutoff * scale).to(residual.dtype).to(residual.device).reshape(-1, 1, 1, 1) ** 2
-    own = width2 if problem.spread is None else width2 * problem.spread.square()
-    excess = 1 + residual * residual / own
-    loss = excess.log() if problem.spread is None else excess.log() * problem.spread.square()
-    return valid / excess, plane_sums(valid * loss).sum(1) * width2.flatten()
-
-
-def _unrelated_loss(scale: Tensor, cutoff: float, channels: int) -> Tensor:
-    """The loss that two unrelated pictures would have: residuals of variance 2, here all of that size."""
-    if cutoff == float("inf"):
-        return torch.full_like(scale, 2.0 * channels)
-    width2 = (cutoff * scale) ** 2
-    return channels * width2 * (1 + 2.0 / width2).log()
 
 
 def _sums(

@@ -17,8 +17,8 @@ from imgalign.coords import mapped_planes
 from imgalign.light import View, changing_light, lit
 from imgalign.neighbours import around
 from imgalign.occluders import regrown
+from imgalign.problem import Problem
 from imgalign.pyramid import blocks
-from imgalign.refine import Problem
 from imgalign.sampling import mask_or_none
 from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
 from imgalign.sums import mean

@@ -12,8 +12,8 @@ from torch import Tensor
 from imgalign._types import Image, Matrix, Weight
 from imgalign.gradients import central_differences
 from imgalign.light import View, lit, noise_variance
+from imgalign.problem import Problem
 from imgalign.pyramid import gaussian_response
-from imgalign.refine import Problem
 from imgalign.spectral import Spectrum, inner_weight, spline_reader
 from imgalign.tone import Toned, toned
 from imgalign.uncertainty import BlurredNoise

@@ -16,8 +16,10 @@ from torch import Tensor
 from imgalign._types import Image
 from imgalign.basis import basis_of, over_blocks
 from imgalign.devices import gathered
+from imgalign.problem import Problem
 from imgalign.pyramid import blocks
-from imgalign.refine import Problem, State, normalised, robust
+from imgalign.refine import State
+from imgalign.residuals import normalised, robust
 from imgalign.sums import variance
 from imgalign.transforms import Model
 

@@ -19,8 +19,8 @@ from imgalign.appearance import edges
 from imgalign.devices import gathered
 from imgalign.gradients import central_differences
 from imgalign.neighbours import around
+from imgalign.problem import Problem, turned
 from imgalign.pyramid import fast_length
-from imgalign.refine import Problem, turned
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis
 from imgalign.sums import plane_sums, total

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from imgalign.refine import Problem
+from imgalign.problem import Problem
 from imgalign.sampling import Reader, spline_coefficients
 
 

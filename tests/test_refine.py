@@ -8,7 +8,9 @@ import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, problem, render
 from scipy.linalg import expm
 
-from imgalign.refine import evaluate, refine, robust, turned
+from imgalign.problem import turned
+from imgalign.refine import evaluate, refine
+from imgalign.residuals import robust
 from imgalign.transforms import MODELS
 
 SIZE = (90, 110)
