@@ -29,7 +29,7 @@ class Cores:
     _busy_until = 0.0  # of all: what one has seen of the machine the next need not find out
 
     def __init__(self) -> None:
-        self._threads = torch.get_num_threads()
+        self._threads, self._aside = torch.get_num_threads(), False
         self._began, self._used, self._taken = time.monotonic(), time.process_time(), _taken()
         if self._began < Cores._busy_until:
             self._set_aside()
@@ -44,20 +44,25 @@ class Cores:
             Cores._busy_until = time.monotonic() + _WAIT_S
             self._set_aside()
 
+    def give_back(self) -> None:
+        """Take all threads again, if it was here that they were set aside."""
+        if self._aside:
+            torch.set_num_threads(self._threads)
+
     def _set_aside(self) -> None:
         if 1 < self._threads <= _SAME_BITS:
+            self._aside = True
             torch.set_num_threads(1)
 
 
 @contextmanager
 def watched() -> Iterator[Cores]:
     """Cores to `Cores.check` every now and then; all threads are back at the end."""
-    threads = torch.get_num_threads()
+    cores = Cores()
     try:
-        yield Cores()
+        yield cores
     finally:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
+        cores.give_back()
 
 
 def _taken() -> int:

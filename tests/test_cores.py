@@ -69,6 +69,18 @@ def test_the_next_begins_with_one_and_a_later_one_tries_all_again(machine):
         assert machine.threads == 2
 
 
+def test_what_begins_on_one_thread_does_not_leave_the_others_on_one(machine):
+    """Alignments in threads of one program share PyTorch's number."""
+    with watched() as first:
+        work(machine, missed=0.5, taken=9)
+        first.check()
+        second = watched()
+        second.__enter__()
+    assert machine.threads == 2
+    second.__exit__(None, None, None)
+    assert machine.threads == 2
+
+
 def test_threads_are_back_after_an_error(machine):
     def fail():
         with watched() as seen:
