@@ -121,14 +121,13 @@ def lit(
     regions = compared(*view)
     there = regions.alike()
     found = changing_light(view, wanted, there, noise=noise, spacing=spacing)
-    if wanted is not True:
-        even = regions.alike(even=True)
-        if found is None:
-            return None, there if even is None else even
-        # A thing of another tone over even ground may look like light: without it one gain is then enough.
-        if even is not None and changing_light(view, None, even, noise=noise, spacing=spacing) is None:
-            return None, even
-    return found, there if found is None else compared(*found.on(view)).alike()
+    even = regions.alike(even=True)
+    if found is None:
+        return None, there if even is None else even
+    # A thing of another tone over even ground may look like light: without it one gain is then enough.
+    if wanted is None and even is not None and not changing_light(view, None, even, noise=noise, spacing=spacing):
+        return None, even
+    return found, compared(*found.on(view)).alike()
 
 
 def noise_variance(image: Image) -> Tensor:

@@ -2,7 +2,8 @@
 
 A robust cost alone does not let go of what is bright and large: it takes part in the mean and the contrast by which
 the pictures are brought to one gain and bias, and in the mean picture and its noise. So it is found first, by regions
-and on small pictures, and left out of all that is learnt from the two.
+and on small pictures, and left out of all that is learnt from the two. Where all else is noise, single pixels then
+draw its edge.
 """
 
 from typing import NamedTuple
