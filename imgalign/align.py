@@ -20,7 +20,7 @@ from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.plane import Plane, plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader, mask_or_none
-from imgalign.sums import plane_sums, total
+from imgalign.sums import plane_means, total
 from imgalign.wanted import STARTS, AlignOptions, Wanted
 
 if TYPE_CHECKING:
@@ -288,14 +288,9 @@ def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float
     matrices = torch.as_tensor(np.stack([np.eye(3), level @ moving_from_fixed @ np.linalg.inv(level)]))
     seen, weight = Reader(m, mask_or_none(wm), (m.shape[-2], m.shape[-1])).on_grid(matrices, (f.shape[-2], f.shape[-1]))
     weight = weight * wf
-    pixels = plane_sums(weight)[..., None, None].clamp_min(1e-6)
-
-    def mean(x: Tensor) -> Tensor:
-        return plane_sums(x * weight)[..., None, None] / pixels
-
-    one, other = f - mean(f), seen - mean(seen)
-    power = mean(one * one) * mean(other * other)
-    found = (mean(one * other) * power.clamp_min(1e-30).rsqrt()).flatten().tolist()
+    one, other = f - plane_means(f, weight), seen - plane_means(seen, weight)
+    power = plane_means(one * one, weight) * plane_means(other * other, weight)
+    found = (plane_means(one * other, weight) * power.clamp_min(1e-30).rsqrt()).flatten().tolist()
     out: dict[str, float] = {}
     for name, correlation in zip(("before", "after"), found, strict=True):
         out |= {f"loss_{name}": 1 - correlation**2, f"correlation_{name}": correlation}

@@ -12,7 +12,7 @@ from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences
 from imgalign.neighbours import least
 from imgalign.pyramid import blur, blurred_weight, is_whole, masked_blur
-from imgalign.sums import plane_sums
+from imgalign.sums import plane_means
 
 
 def local_contrast(image: Image, weight: Weight, sigma: float, floor: float | Tensor) -> Image:
@@ -37,7 +37,7 @@ def features(image: Image, weight: Weight) -> Image:
     Pictures under one mask are best done together: on so few pixels a second one takes little longer than one alone.
     """
     smooth = masked_blur(image, weight, 0.7)
-    contrast = _mean((image - _mean(image, weight)).square_(), weight).sqrt_()
+    contrast = plane_means((image - plane_means(image, weight)).square_(), weight).sqrt_()
     local = local_contrast(smooth, weight, 6.0, 0.1 * contrast + 1e-12)
     return torch.cat([local, edges(smooth, weight)], 1)
 
@@ -55,7 +55,7 @@ def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
     gx, gy = central_differences(smooth)
     squares = gx * gx, gy * gy
     energy = squares[0] + squares[1]
-    floor = 0.25 * _mean(energy, weight) + 1e-24
+    floor = 0.25 * plane_means(energy, weight) + 1e-24
     field = torch.cat([squares[0] - squares[1], 2 * gx * gy, energy], 1)
     if not is_whole(weight):
         # A pixel beside a masked one has a false edge.
@@ -63,8 +63,3 @@ def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
         field = field * least(solid, 1)
     field = blur(field, sigma) if sigma > 0 else field
     return field[:, :2] / (field[:, 2:].clamp_min(0) + floor) * weight
-
-
-def _mean(image: Image, weight: Weight) -> Tensor:
-    """Weighted mean of each picture, `(B, 1, 1, 1)`."""
-    return (plane_sums(image * weight) / plane_sums(weight).clamp_min(1e-6))[..., None, None]

@@ -14,6 +14,11 @@ def plane_sums(image: Image) -> Tensor:
     return image.sum(-1).sum(-1)
 
 
+def plane_means(image: Image, weight: Weight) -> Tensor:
+    """Weighted mean of each plane, `(..., h, w)` to `(..., 1, 1)`."""
+    return (plane_sums(image * weight) / plane_sums(weight).clamp_min(1e-6))[..., None, None]
+
+
 def total(image: Image) -> Tensor:
     """Sum over all pixels, a number as a tensor."""
     return plane_sums(image).sum()
