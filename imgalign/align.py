@@ -204,7 +204,7 @@ def _device(name: str) -> torch.device:
 def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Alignment:
     with watched() as cores:
         began = time.perf_counter()
-        pair = Pair(fixed, moving, wanted, cores)
+        pair = Pair(fixed, moving, wanted, between=cores.check)
         pair.spent("start", began)
         empty = _nothing_to_see(pair)
         if empty:

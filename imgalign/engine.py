@@ -5,7 +5,7 @@ planes -> start (cheap ones first) -> ladder -> candidate -> polish -> verdict -
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from imgalign import verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import corners, level_from_full
-from imgalign.cores import Cores
 from imgalign.decompose import decompose, jacobians
 from imgalign.descent import descend
 from imgalign.errors import OptionError
@@ -26,7 +25,7 @@ from imgalign.light import noise_variance
 from imgalign.plane import Plane
 from imgalign.polish import Polished, polish
 from imgalign.problem import Problem
-from imgalign.refine import evaluate
+from imgalign.residuals import normalised, sampled
 from imgalign.sampling import Reader, mask_or_none
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.sums import variance
@@ -43,9 +42,7 @@ _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead t
 _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
 _FEATURES_KNOW = 0.05  # pixels of the base level: predicted errors below are out of the reach of feature pictures
 _WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
-_CLEARLY = (
-    2.0  # times as exact as grey values, by their predicted errors, features have to be; and may waver by as much
-)
+_CLEARLY = 2.0  # times as exact as grey values, by predicted errors, features have to be, and may waver at most
 _BESIDE = 0.2  # pixels of the last ladder level: grey values that move an answer further may be led astray
 _CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
 _FITS_BETTER = 0.02  # share of their score by which features have to fit better where they lead, just so far apart
@@ -79,10 +76,13 @@ class Answer:
 
 
 class Pair:
-    """One pair of pictures on its way from starts to an answer; keeps what several attempts share."""
+    """One pair of pictures on its way from starts to an answer; keeps what several attempts share.
 
-    def __init__(self, fixed: Plane, moving: Plane, wanted: Wanted, cores: Cores | None = None) -> None:
-        self.fixed, self.moving, self.wanted, self.cores = fixed, moving, wanted, cores
+    `between` is called between its stages.
+    """
+
+    def __init__(self, fixed: Plane, moving: Plane, wanted: Wanted, between: Callable[[], None] = lambda: None) -> None:
+        self.fixed, self.moving, self.wanted, self.between = fixed, moving, wanted, between
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
         pixels = max(math.prod(fixed.size_hw), math.prod(moving.size_hw))
@@ -94,10 +94,9 @@ class Pair:
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
 
     def spent(self, stage: str, began: float) -> None:
-        """Note the seconds of a stage, at whose end threads may be set aside."""
+        """Note the seconds of a stage."""
         self.seconds[stage] += time.perf_counter() - began
-        if self.cores is not None:
-            self.cores.check()
+        self.between()
 
     def best(self, init: Any) -> Answer | None:
         """The most probable answer, from starts as dear as it takes."""
@@ -221,7 +220,9 @@ class Pair:
         problem = Problem(fixed, *central_differences(fixed), weight, reader)
         level = level_from_full(self.base)
         matrix = torch.as_tensor(level @ moving_from_fixed @ np.linalg.inv(level))[None]
-        return float(evaluate(problem, matrix, self.model, math.inf).scale)
+        under, both = problem.read(matrix)
+        fixed, under, *_ = normalised(fixed, under, both)
+        return float(sampled(problem, under - fixed, both).scale())
 
     def descended(self, best: Answer) -> Answer:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""
@@ -304,8 +305,7 @@ class Pair:
             robust=self.wanted.loss in ("auto", "robust", "lncc"),
             light={"auto": None, "lncc": True}.get(self.wanted.loss, None if self.wanted.loss == "robust" else False),
         )
-        if self.cores is not None:
-            self.cores.check()
+        self.between()
         matrix = full @ done.moving_from_fixed @ level
         # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
         return replace(
