@@ -118,11 +118,11 @@ def _correlate(
 ) -> list[Hypothesis]:
     """Masked correlation of one fixed field with a moving field turned every way; matrices in their own pixels."""
     h, w = fixed[0].shape[-2:]
-    turned_hw = moving[0].shape[-2:]
-    side = math.ceil(math.hypot(*turned_hw)) + 1 if any(rotations_deg) else max(turned_hw)
+    moving_hw = moving[0].shape[-2:]
+    side = math.ceil(math.hypot(*moving_hw)) + 1 if any(rotations_deg) else max(moving_hw)
     side += side % 2
     # Shifts of little overlap are not looked at, so they may share their places in a smaller, periodic frame.
-    spare = int(_SPARE * min(h, w, *moving[0].shape[-2:]))
+    spare = int(_SPARE * min(h, w, *moving_hw))
     frame = fast_length(max(h, w) + side - spare)
     first, opposite = _halved(rotations_deg)
     field, mask, turned = _turn(moving, first, mirror, side)
