@@ -18,6 +18,7 @@ from torch import Tensor
 from imgalign._types import Image, Weight
 from imgalign.occluders import compared
 from imgalign.problem import Problem
+from imgalign.residuals import MAD_TO_SIGMA
 from imgalign.sums import mean
 
 _SIGMA = 12.0  # pixels over which light may change
@@ -136,7 +137,7 @@ def noise_variance(image: Image) -> Tensor:
     rows = [image[..., i : h - 2 + i : 4, :] for i in range(3)]
     down = rows[0] - 2 * rows[1] + rows[2]
     both = down[..., :-2] - 2 * down[..., 1:-1] + down[..., 2:]
-    return (1.4826 / 6 * both.abs().median()) ** 2
+    return (MAD_TO_SIGMA / 6 * both.abs().median()) ** 2
 
 
 _Scaling = Callable[[Image], Image]

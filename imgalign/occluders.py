@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.neighbours import around, largest, least
+from imgalign.residuals import MAD_TO_SIGMA
 from imgalign.sums import mean
 
 _BLOCK = 4  # pixels a side: neither noise nor a transform that is a pixel off changes the mean over them much
@@ -23,7 +24,7 @@ _SAMPLES = 1000  # blocks from which medians are taken: the residual's own error
 _FEW = 50  # of them say nothing
 _CHANCE = 0.3  # correlation over a region that says nothing
 _MOST_VOTES = 10.0  # of a region, where the usual one has one
-_USUAL = 3 * 1.4826  # median absolute residuals, three standard deviations, that are no sign of anything
+_USUAL = 3 * MAD_TO_SIGMA  # median absolute residuals, three standard deviations, that are no sign of anything
 _NOTHING = 0.01  # of the contrast: a residual below is rounding
 _ALIKE, _UNLIKE = 1.0, 2.0  # residual over common power, at correlations of 0.6 and of a third; none gives 4
 _SURELY = 0.999  # weight of what is shared for certain
@@ -119,7 +120,7 @@ def regrown(there: Weight, fixed: Image, warped: Image) -> Weight:
     shared = (there >= _SURELY).to(there.dtype)
     stride = max(1, int((there.numel() / _PIXELS) ** 0.5))
     some = residual[..., ::stride, ::stride][shared[..., ::stride, ::stride] > 0]
-    usual = (1.4826 * some.abs().median()) ** 2
+    usual = (MAD_TO_SIGMA * some.abs().median()) ** 2
     planes = torch.cat([torch.ones_like(common), residual.square_(), common, common * common], 1)
     count, power, mean_, square = around(around(planes)).split(1, 1)
     structure = square / count - (mean_ / count).square()

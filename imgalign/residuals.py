@@ -10,7 +10,7 @@ from imgalign._types import Image, Weight
 from imgalign.problem import Problem
 from imgalign.sums import plane_sums
 
-_MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
+MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 _STEEP = 0.25  # share of the residual where the fixed picture is steep that it is taken to be everywhere
 _MEDIAN_SAMPLES = 1500  # enough for a residual's median: its own error is then 3 %
 _SEEN = 0.25  # weight of a pixel that has a part in it
@@ -60,7 +60,7 @@ class Sampled(NamedTuple):
             torch.where(seen, self.size, torch.nan).flatten(1).nanmedian(1).values
             for seen in (self.there, slope > slope.mean((1, 2, 3), keepdim=True))
         )
-        return (_MAD_TO_SIGMA * torch.fmax(everywhere, _STEEP * steep)).nan_to_num(1.0).clamp_min(1e-4)
+        return (MAD_TO_SIGMA * torch.fmax(everywhere, _STEEP * steep)).nan_to_num(1.0).clamp_min(1e-4)
 
     def yielding(self, scale: Tensor, cutoff: float) -> Tensor:
         """See `State`: mean derivative of residual times weight, over mean weight, where the picture is steep."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from imgalign._types import Image, Weight
 from imgalign.devices import gathered
 from imgalign.light import View, changing_light, lit
+from imgalign.residuals import MAD_TO_SIGMA
 from imgalign.sums import mean
 
 _DEGREE = 5  # of the polynomial: enough for gamma and a clipped end
@@ -159,7 +160,7 @@ def _fitted(powers: Tensor, wanted: Tensor) -> list[tuple[tuple[float, ...], flo
         sums = (weight[:, None] * summands).sum(-1) / n
         terms = torch.linalg.solve(sums[:, product] + torch.diag_embed(ridge), sums[:, -degree:])
         residual = wanted - (terms[..., None] * powers).sum(1)
-        scale = 1.4826 * residual.abs().median(1, keepdim=True).values.clamp_min(1e-12)
+        scale = MAD_TO_SIGMA * residual.abs().median(1, keepdim=True).values.clamp_min(1e-12)
         weight = 1 / (1 + (residual / (_CUTOFF * scale)).square())
     centred = wanted - (weight * wanted).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
     left = (weight * residual.square()).sum(1) / (weight * centred.square()).sum(1).clamp_min(1e-30)
