@@ -89,18 +89,16 @@ def median_error(found: dict[str, Any], truths: dict[str, Any]) -> float:
     return float(np.median(errors))
 
 
+def _hold_to_one_core() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def batch(manifest: Path, out: Path, *options: str, one_core: bool = False) -> tuple[float, dict[str, Any]]:
     """Seconds of a whole `imgalign batch`, start included, and what it found; perhaps held to one core."""
     shutil.rmtree(out, ignore_errors=True)
     command = [*PYTHON, "batch", str(manifest), "--model", "affine", "--output-dir", str(out), "-q", *options]
-    allowed = os.sched_getaffinity(0)
     began = time.perf_counter()
-    try:
-        if one_core:
-            os.sched_setaffinity(0, {min(allowed)})
-        subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
-    finally:
-        os.sched_setaffinity(0, allowed)
+    subprocess.run(command, check=False, stderr=subprocess.DEVNULL, preexec_fn=_hold_to_one_core if one_core else None)
     seconds = time.perf_counter() - began
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
     return seconds, {line["id"]: line["moving_from_fixed"] for line in lines if line["verdict"] != "failed"}
@@ -192,15 +190,15 @@ def report(folder: Path, count: int, looped: int) -> None:
     truths = json.loads((folder / f"truth{count}.json").read_text("utf-8"))
     manifest, out = folder / f"pairs{count}.csv", folder / "results"
     two_s, two = batch(manifest, out, "--workers", "2")
-    one_s, _ = batch(manifest, out, "--workers", "1", "--threads", "1")
+    one_s, one = batch(manifest, out, "--workers", "1", "--threads", "1")
     # A worker decodes and writes beside its aligning: by itself it uses more than one core.
-    core_s, _ = batch(manifest, out, one_core=True)
+    core_s, on_core = batch(manifest, out, one_core=True)
     ecc_s, by_ecc = ecc(folder, out, count)
     loop_s = loop(folder, out, looped)
     rows = [
         ("imgalign batch, 2 workers", count / two_s, two),
-        ("imgalign batch, 1 worker", count / one_s, two),
-        ("imgalign batch, on one core", count / core_s, two),
+        ("imgalign batch, 1 worker", count / one_s, one),
+        ("imgalign batch, held to one core", count / core_s, on_core),
         ("OpenCV pyramid ECC, 2 processes", count / ecc_s, by_ecc),
     ]
     print(

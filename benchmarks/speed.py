@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,18 @@ def write(timings: list[Timing], folder: Path) -> None:
     draw(timings, folder)
 
 
+@contextmanager
+def _beside(processes: int) -> Iterator[None]:
+    """So many processes that each hold a core."""
+    counting = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in counting:
+            process.kill()
+            process.wait()
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,18 +195,16 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {peers.THREADS} threads", file=sys.stderr)
     names = [n for n in options.peers.split(",") if peers.available(n)]
     timings: list[Timing] = []
-    beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.busy)]
-    for model in options.models.split(","):
-        slow: set[str] = set()
-        for megapixels in sorted(float(m) for m in options.megapixels.split(",")):
-            able = [n for n in names if model in peers.PEERS[n].models and n not in slow]
-            for timing in race(model, megapixels, able, options.rounds, options.slowest):
-                print(timing, file=sys.stderr, flush=True)
-                timings.append(timing)
-                if timing.seconds * 4 > options.slowest:
-                    slow.add(timing.peer)
-    for process in beside:
-        process.kill()
+    with _beside(options.busy):
+        for model in options.models.split(","):
+            slow: set[str] = set()
+            for megapixels in sorted(float(m) for m in options.megapixels.split(",")):
+                able = [n for n in names if model in peers.PEERS[n].models and n not in slow]
+                for timing in race(model, megapixels, able, options.rounds, options.slowest):
+                    print(timing, file=sys.stderr, flush=True)
+                    timings.append(timing)
+                    if timing.seconds * 4 > options.slowest:
+                        slow.add(timing.peer)
     write(timings, options.output_dir)
 
 
