@@ -2,7 +2,7 @@
 
 PyTorch's threads meet at the end of every operation. Where another process holds one of the cores, each meeting waits
 until the system hands that core over: milliseconds for operations of microseconds, and an alignment on two threads
-takes three to five times as long as on one.
+takes several times as long as on one.
 """
 
 import time
