@@ -58,6 +58,18 @@ def test_pngs_are_what_opencv_reads(tmp_path, dtype):
     assert np.array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1], pixels)
 
 
+def test_pngs_of_drawings_and_of_photographs_are_each_packed_their_own_way(tmp_path):
+    """In several blocks, and hardly larger than Pillow's at its fastest."""
+    y, x = np.mgrid[:700, :900]
+    drawing = np.where((x // 16 * 7 + y // 16 * 3) % 5 < 2, 255, x // 16 % 9).astype(np.uint8)
+    photograph = 128 + 90 * np.sin(x / 31) * np.cos(y / 23) + np.random.default_rng(0).normal(0, 4, x.shape)
+    for pixels in (drawing, photograph.astype(np.uint8)):
+        images.write(tmp_path / "ours.png", pixels, overwrite=True)
+        saved(tmp_path / "pillows.png", pixels, compress_level=1)
+        assert np.array_equal(images.read(tmp_path / "ours.png").pixels, pixels)
+        assert (tmp_path / "ours.png").stat().st_size < 1.15 * (tmp_path / "pillows.png").stat().st_size
+
+
 @pytest.mark.parametrize("lzw", [False, True])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm"])
 def test_deep_colour_from_opencv_keeps_sixteen_bits(tmp_path, suffix, lzw):
