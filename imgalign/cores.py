@@ -17,7 +17,8 @@ except ImportError:  # Windows does not tell how often it takes a core away
     resource = None  # type: ignore[assignment]
 
 _SAME_BITS = 3  # threads up to which an answer does not depend on how many there are
-_FEW = 4  # times a core is taken away: so often that happens on an idle machine as well
+_FEW = 4  # times a core is taken away: so often that happens on an idle machine as well, and
+_RATE_HZ = 80.0  # as often as this where a process begins: it waits for its code and its memory then
 _MISSED = 0.25  # of a core's time: threads that have their cores to themselves wait for each other without leaving them
 _LEAST_S = 0.02  # clocks tell less in steps
 _WAIT_S = 2.0  # after which all threads are tried again
@@ -40,7 +41,7 @@ class Cores:
         if threads == 1 or seconds < _LEAST_S:
             return
         missed = threads * seconds - (time.process_time() - self._used)
-        if _taken() - self._taken > _FEW and missed > _MISSED * seconds:
+        if _taken() - self._taken > max(_FEW, _RATE_HZ * seconds) and missed > _MISSED * seconds:
             Cores._busy_until = time.monotonic() + _WAIT_S
             self._set_aside()
 

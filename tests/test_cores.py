@@ -51,6 +51,16 @@ def test_threads_stay_where_nobody_keeps_them_waiting(machine, missed, taken):
         assert machine.threads == 2
 
 
+def test_a_process_that_waits_for_its_code_and_memory_keeps_its_threads(machine):
+    with watched() as seen:
+        work(machine, seconds=0.25, missed=0.9, taken=9)
+        seen.check()
+        assert machine.threads == 2
+        work(machine, seconds=0.05, missed=0.9, taken=30)
+        seen.check()
+        assert machine.threads == 1
+
+
 def test_what_a_few_milliseconds_say_is_not_believed(machine):
     with watched() as seen:
         work(machine, seconds=0.01, missed=0.9, taken=9)
