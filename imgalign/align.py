@@ -17,9 +17,10 @@ from imgalign.cores import watched
 from imgalign.decompose import plain_sigma
 from imgalign.engine import Answer, Pair, corner_covariance
 from imgalign.errors import DeviceError, OptionError, ShapeError
+from imgalign.masks import least_weight, mask_or_none
 from imgalign.plane import Plane, plane
 from imgalign.pyramid import reduce
-from imgalign.sampling import Reader, mask_or_none
+from imgalign.sampling import Reader
 from imgalign.sums import plane_means, total
 from imgalign.wanted import STARTS, AlignOptions, Wanted
 
@@ -222,7 +223,7 @@ def _nothing_to_see(pair: Pair) -> str:
         image, weight = picture.at(pair.base)
         if float(total(weight)) < 30:
             return f"the {role} picture is masked or transparent everywhere"
-        low, high = image[weight > 0.5].aminmax() if float(weight.min()) <= 0.5 else image.aminmax()
+        low, high = image[weight > 0.5].aminmax() if least_weight(weight) <= 0.5 else image.aminmax()
         if not float(high - low) > 1e-6 * max(1.0, abs(float(high)), abs(float(low))):
             return f"the {role} picture is constant"
     return ""

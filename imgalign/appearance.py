@@ -10,8 +10,9 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences
+from imgalign.masks import is_whole
 from imgalign.neighbours import least
-from imgalign.pyramid import blur, blurred_weight, is_whole, masked_blur
+from imgalign.pyramid import blur, blurred_weight, masked_blur
 from imgalign.sums import plane_means
 
 

@@ -22,11 +22,12 @@ from imgalign.errors import OptionError
 from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
 from imgalign.light import noise_variance
+from imgalign.masks import mask_or_none
 from imgalign.plane import Plane
 from imgalign.polish import Polished, polish
 from imgalign.problem import Problem
 from imgalign.residuals import normalised, sampled
-from imgalign.sampling import Reader, mask_or_none
+from imgalign.sampling import Reader
 from imgalign.search import Hypothesis, distinct, full_range, search
 from imgalign.sums import variance
 from imgalign.transforms import Model, corner_distance, get_model, local_scale

@@ -13,10 +13,11 @@ from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import features
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
+from imgalign.masks import is_whole, mask_or_none
 from imgalign.problem import Problem
-from imgalign.pyramid import is_whole, masked_blur, shrink
+from imgalign.pyramid import masked_blur, shrink
 from imgalign.refine import CUTOFF, State, evaluate, refine
-from imgalign.sampling import Reader, mask_or_none
+from imgalign.sampling import Reader
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.sums import total
 from imgalign.transforms import MODELS, Model, corner_distance, local_scale

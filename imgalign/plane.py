@@ -13,10 +13,12 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.errors import ShapeError
-from imgalign.pyramid import block_mean, halve, reduce
+from imgalign.masks import full_weight, is_whole
+from imgalign.pyramid import halve, reduce
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_BAND_PIXELS = 1 << 19
+_BAND_SAMPLES = 1 << 19  # converted in one go: what fits into the processor's cache
+_LEAST_ROWS = 12  # of a level made in one go, beside one more on either side
 
 
 @dataclass(frozen=True)
@@ -44,25 +46,35 @@ class Plane:
         return self._made[reduction]
 
     def _make(self, reduction: int) -> tuple[Image, Weight]:
-        # From the picture itself, never from a level that happens to be there: answers must not depend on that.
-        return self._blocks(reduction) if reduction % 2 else halve(*self._blocks(reduction // 2))
-
-    def _blocks(self, reduction: int) -> tuple[Image, Weight]:
-        h, w = self.size_hw
-        rows = max(1, _BAND_PIXELS // max(w, 1) // reduction) * reduction
-        shape = (1, 1, h // reduction, w // reduction)
-        image, weight = torch.empty(shape, device=self.device), torch.ones(shape, device=self.device)
+        h, w = (n // reduction for n in self.size_hw)
+        image = torch.empty(1, 1, h, w, device=self.device)
+        weight: Weight | None = None
+        rows = max(_LEAST_ROWS, _BAND_SAMPLES // reduction // max(1, self.pixels[0].numel()))
         # Into planes that are there already: results kept from band to band would lie between the bands' own memory
         # and keep it from being used again, which on 100 megapixels cost 1 GB and half of the time.
-        for top in range(0, h - h % reduction, rows):
-            bottom = min(top + rows, h)
-            here = slice(top // reduction, bottom // reduction)
-            grey, seen = self._band(top, bottom)
-            if seen is None:
-                image[0, 0, here] = block_mean(grey, reduction)
-            else:
-                image[:, :, here], weight[:, :, here] = reduce(grey[None, None], seen[None, None], reduction)
-        return image, weight
+        for top in range(0, h, rows):
+            here = slice(top, min(top + rows, h))
+            # From the picture itself, never from a level that happens to be there: answers must not depend on that.
+            made = self._blocks(here, reduction) if reduction % 2 else self._halved(here, reduction)
+            image[..., here, :], seen = made
+            if weight is None and not is_whole(seen):
+                weight = torch.ones_like(image)
+            if weight is not None:
+                weight[..., here, :] = seen
+        return image, full_weight(image) if weight is None else weight
+
+    def _halved(self, rows: slice, reduction: int) -> tuple[Image, Weight]:
+        """Some rows of an even reduction, from plain blocks of half of it."""
+        above = min(1, rows.start)  # one more on either side, for what each takes from its neighbours
+        blocks = slice(2 * (rows.start - above), min(2 * rows.stop + 2, self.size_hw[0] // (reduction // 2)))
+        image, weight = halve(*self._blocks(blocks, reduction // 2))
+        inner = slice(above, above + rows.stop - rows.start)
+        return image[..., inner, :], weight[..., inner, :]
+
+    def _blocks(self, rows: slice, side: int) -> tuple[Image, Weight]:
+        """Some rows of plain blocks."""
+        grey, seen = self._band(rows.start * side, rows.stop * side)
+        return reduce(grey[None, None], full_weight(grey) if seen is None else seen[None, None], side)
 
     def _band(self, top: int, bottom: int) -> tuple[Tensor, Tensor | None]:
         """Grey values of some rows, and their weights where not all are one."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix, Matrix3, Weight
 from imgalign.coords import mapped_planes
+from imgalign.masks import mask_or_none
 from imgalign.problem import Problem
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import refine
-from imgalign.sampling import mask_or_none
 from imgalign.sharp import Sharp
 from imgalign.smooth import Smooth, lattice, smooth
 from imgalign.spectral import Spectrum, spectrum

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.coords import level_from_full, mapped_planes
+from imgalign.masks import full_weight, is_whole
 from imgalign.sampling import Reader
 
 _DENSE = 128  # pixels a side up to which a product with a matrix is faster than an FFT
@@ -32,8 +33,8 @@ def reduce(image: Image, weight: Weight, factor: int) -> tuple[Image, Weight]:
     if factor == 1:
         return image, weight
     if is_whole(weight):
-        h, w = (n // factor for n in image.shape[-2:])
-        return block_mean(image, factor), weight.new_ones((*weight.shape[:2], h, w))
+        image = block_mean(image, factor)
+        return image, full_weight(image)
     mean_weight = block_mean(weight, factor)
     return block_mean(image * weight, factor) / mean_weight.clamp_min(1e-6), mean_weight
 
@@ -46,7 +47,7 @@ def halve(image: Image, weight: Weight) -> tuple[Image, Weight]:
     """
     if is_whole(weight):
         image = _halved(_halved(image.mT).mT)
-        return image, torch.ones_like(image)
+        return image, full_weight(image)
     mean_weight = _halved(_halved(weight.mT).mT)
     return _halved(_halved((image * weight).mT).mT) / mean_weight.clamp_min(1e-6), mean_weight
 
@@ -106,7 +107,7 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
             for n, to in zip(image.shape[-2:], size_hw, strict=True)
         )
         image = rows @ image @ columns.T
-        return image, torch.ones_like(image)
+        return image, full_weight(image)
     if sigma > 0.2:
         image = masked_blur(image, weight, sigma)
     block_from_level = torch.as_tensor(level_from_full(whole) @ np.linalg.inv(level_from_full(reduction)))[None]
@@ -114,7 +115,7 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
     points = mapped_planes(block_from_level, size_hw, image.dtype, image.device)
     seen_hw = (image.shape[-2], image.shape[-1])
     image = Reader(image, None, seen_hw).values(*points)
-    return image, torch.ones_like(image) if is_whole(weight) else Reader(weight, None, seen_hw).values(*points)
+    return image, full_weight(image) if is_whole(weight) else Reader(weight, None, seen_hw).values(*points)
 
 
 @lru_cache(maxsize=32)
@@ -130,11 +131,6 @@ def _shrinking(
         gaussian = _blurring(n, sigma, torch.float64, torch.device("cpu"))
         matrix = matrix @ (gaussian / gaussian.sum(1, keepdim=True))
     return matrix.to(dtype).to(device)
-
-
-def is_whole(weight: Weight) -> bool:
-    """Whether no pixel is masked, not even in part."""
-    return float(weight.min()) >= 1
 
 
 def blur(image: Image, sigma: float) -> Image:

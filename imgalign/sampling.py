@@ -319,11 +319,6 @@ class Reader:
         return valid.mul_(_read_planes(self.mask, at, _bilinear_reads))
 
 
-def mask_or_none(weight: Weight) -> Weight | None:
-    """A mask as a `Reader` takes it: none where every pixel counts."""
-    return weight if float(weight.min()) < 0.999 else None
-
-
 def _read_planes(image: Image, at: Tensor, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Read `(1 or B, C, H, W)` at points in its own pixels, x and y planes `(2, B, h, w)`: `(B, C, h, w)`.
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import View, changing_light, lit
+from imgalign.masks import mask_or_none
 from imgalign.neighbours import around
 from imgalign.occluders import regrown
 from imgalign.problem import Problem
 from imgalign.pyramid import blocks
-from imgalign.sampling import mask_or_none
 from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
 from imgalign.sums import mean
 from imgalign.transforms import local_scale

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.devices import gathered
+from imgalign.masks import least_weight, mask_or_none
 from imgalign.neighbours import least
 from imgalign.pyramid import fast_length, masked_blur
 from imgalign.sampling import MOMS_BEND, Reader
@@ -62,7 +63,7 @@ class Spectrum:
 
 def spectrum(image: Image, weight: Weight) -> Spectrum:
     """Transform a picture; what is masked is filled with the mean around it first, so that nothing rings."""
-    if float(weight.min()) <= 0.999:
+    if mask_or_none(weight) is not None:
         image = image * weight + masked_blur(image, weight, 8.0) * (1 - weight)
     size_hw = (image.shape[-2], image.shape[-1])
     frame_hw = (fast_length(size_hw[0] + _GAP), fast_length(size_hw[1] + _GAP))
@@ -134,7 +135,7 @@ def _on_finer(values: Tensor, fine_h: int) -> Tensor:
 
 def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
     """A mask without what lies within `margin` pixels of the border or of masked pixels."""
-    if float(weight.min()) > 0.5:
+    if least_weight(weight) > 0.5:
         inner = torch.zeros_like(weight)
         inner[..., margin:-margin, margin:-margin] = weight[..., margin:-margin, margin:-margin]
         return inner

@@ -18,10 +18,11 @@ from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import edges
 from imgalign.devices import gathered
 from imgalign.gradients import central_differences
+from imgalign.masks import mask_or_none
 from imgalign.neighbours import around
 from imgalign.problem import Problem, turned
 from imgalign.pyramid import fast_length
-from imgalign.sampling import Reader, mask_or_none
+from imgalign.sampling import Reader
 from imgalign.search import Hypothesis
 from imgalign.sums import plane_sums, total
 from imgalign.transforms import corner_distance

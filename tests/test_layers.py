@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
-    ("coords", "cores", "decompose", "devices", "neighbours", "paths", "sums", "wanted"),
+    ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted"),
     ("transforms", "basis", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample",
      "appearance", "histograms", "occluders", "problem", "residuals", "spectral", "plane", "words", "png", "tiff",
      "netpbm", "picture",

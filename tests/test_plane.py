@@ -114,10 +114,20 @@ def test_levels_do_not_depend_on_those_that_are_there():
     np.testing.assert_array_equal(p.at(4)[0].numpy(), q.at(4)[0].numpy())
 
 
-def test_bands_of_a_wide_picture_join_without_a_seam(monkeypatch):
-    monkeypatch.setattr("imgalign.plane._BAND_PIXELS", 40)
-    np.testing.assert_allclose(grey(np.tile(RAMP, (3, 1)), reduction=2)[0].shape, (12, 6))
-    np.testing.assert_allclose(grey(RAMP)[0], RAMP, rtol=1e-5)
+@pytest.mark.parametrize(("reduction", "height"), [(1, 24), (2, 24), (2, 27), (4, 61), (3, 40)])
+@pytest.mark.parametrize("masked", [None, np.s_[:], np.s_[17:]])
+def test_bands_join_without_a_seam(monkeypatch, reduction, height, masked):
+    """Against levels made in one go, which the formulas above hold for."""
+    picture = np.random.default_rng(0).random((height, 12))
+    mask = None
+    if masked is not None:  # the bands before the mask begins are whole
+        mask = np.ones((height, 12))
+        mask[masked] = np.random.default_rng(1).random(mask[masked].shape)
+    whole = grey(picture, mask, reduction)
+    monkeypatch.setattr("imgalign.plane._BAND_SAMPLES", 1)
+    monkeypatch.setattr("imgalign.plane._LEAST_ROWS", 2)
+    for in_one_go, by_bands in zip(whole, grey(picture, mask, reduction), strict=True):
+        np.testing.assert_array_equal(by_bands, in_one_go)
 
 
 def pil(mode):
