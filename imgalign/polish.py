@@ -143,7 +143,7 @@ def polish(
             descent.matrix = torch.as_tensor(first.moving_from_fixed)[None]
             # The noise of the pictures is what the unblurred ones show.
             answer = replace(first if noisy or sparse is blurred else with_all_pixels(), noise=answer.noise)
-    everywhere = replace(blurred.pictures.moving, margin=0.0)
+    everywhere = replace(blurred.moving, margin=0.0)
     at = mapped_planes(torch.as_tensor(answer.moving_from_fixed)[None], size_hw, fixed[0].dtype, fixed[0].device)
     weight = everywhere.weights(*at) * fixed[1]
     return replace(answer, overlap=float(total(weight) / total(fixed[1]).clamp_min(1e-9)))

@@ -4,7 +4,9 @@ Blurred pictures vary slowly: on the way they are compared at every second pixel
 for most of what they say.
 """
 
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from imgalign.gradients import central_differences
 from imgalign.light import View, lit, noise_variance
 from imgalign.problem import Problem
 from imgalign.pyramid import gaussian_response
+from imgalign.sampling import Reader
 from imgalign.spectral import Spectrum, inner_weight, spline_reader
 from imgalign.tone import Toned, toned
 from imgalign.uncertainty import BlurredNoise
@@ -28,29 +31,36 @@ class Smooth:
     """Both pictures blurred.
 
     Attributes:
-        pictures: Ready to be compared, under one light.
+        fixed: Spectrum of the blurred fixed picture.
+        weight: Of its pixels.
+        moving: Reader of the blurred moving picture.
         noise: Of the fixed picture.
-        step: Pixels of the fixed picture from one that is compared to the next.
+        step: Pixels of the fixed picture from one that is compared to the next, 1 or 2.
     """
 
-    pictures: Problem
+    fixed: Spectrum
+    weight: Weight
+    moving: Reader
     noise: BlurredNoise
     step: int = 1
 
+    @cached_property
+    def pictures(self) -> Problem:
+        """Ready to be compared, under one light; gradients per pixel that is compared."""
+        gradient_x, gradient_y = (gradient.mul_(self.step) for gradient in self.fixed.derivatives(self.step))
+        weight = self.weight[..., :: self.step, :: self.step].contiguous()
+        return Problem(self.fixed.image(self.step), gradient_x, gradient_y, weight, self.moving)
+
     def sparse(self) -> "Smooth":
-        """The same on a lattice of the fixed picture's pixels, if they are many; gradients per pixel of the lattice."""
-        p = self.pictures
-        if p.fixed.numel() < _ENOUGH_PIXELS:
+        """The same on a lattice of the fixed picture's pixels, if they are many."""
+        if math.prod(self.fixed.size_hw) < _ENOUGH_PIXELS:
             return self
-        picture, gradient_x, gradient_y, weight = (
-            x[..., ::_STEP, ::_STEP].contiguous() for x in (p.fixed, p.gradient_x, p.gradient_y, p.weight)
-        )
-        problem = Problem(picture, gradient_x.mul_(_STEP), gradient_y.mul_(_STEP), weight, p.moving)
-        return Smooth(problem, replace(self.noise, step=_STEP), _STEP)
+        return replace(self, noise=replace(self.noise, step=_STEP), step=_STEP)
 
     def view(self, matrix: Matrix) -> View:
         """The pictures where a transform stands, `(1, 3, 3)` moving from fixed."""
-        return View(self.pictures.fixed, *self.pictures.read(matrix @ lattice(self.step)))
+        p = self.pictures
+        return View(p.fixed, *p.read(matrix @ lattice(self.step)))
 
     def tone(self, matrix: Matrix, robust: bool) -> Toned | None:
         """The tone curve between the pictures where a transform stands, if it is worth one."""
@@ -100,5 +110,5 @@ def smooth(
     )
     # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
     reader = spline_reader(second, moving_mask, oversampling, _MARGIN)
-    problem = Problem(first.image(), *first.derivatives(), inner_weight(fixed[1], _MARGIN), reader)
-    return Smooth(problem, BlurredNoise(float(noise_variance(fixed[0])), blurs[0]))
+    noise = BlurredNoise(float(noise_variance(fixed[0])), blurs[0])
+    return Smooth(first, inner_weight(fixed[1], _MARGIN), reader, noise)

@@ -44,6 +44,15 @@ def test_derivatives_are_those_of_the_formula():
         assert np.abs(got[0, 0].numpy() - exact)[INNER].max() < 1e-4
 
 
+@pytest.mark.parametrize("size_hw", [(80, 100), (63, 64), (66, 51), (70, 13)])
+def test_every_second_pixel_is_that_of_all(size_hw):
+    """Frames of half lengths odd and even."""
+    image = tensor(render(Blobs(1, 100, sigma=(0.4, 2)), size_hw))
+    s = spectrum(image, torch.ones_like(image))
+    for all_of_it, some in zip((s.image(), *s.derivatives()), (s.image(2), *s.derivatives(2)), strict=True):
+        torch.testing.assert_close(some, all_of_it[..., ::2, ::2], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("sampling", [1, 1.5, 2])
 def test_a_splines_readings_are_those_of_the_formula(sampling):
     scene = Blobs(3, 100, sigma=(1.5, 4))
