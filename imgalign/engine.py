@@ -48,6 +48,7 @@ _BESIDE = 0.2  # pixels of the last ladder level: grey values that move an answe
 _CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
 _FITS_BETTER = 0.02  # share of their score by which features have to fit better where they lead, just so far apart
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
+_SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _SURE = 0.97  # a cheap start with this probability needs no search
 
@@ -172,7 +173,7 @@ class Pair:
         evidence = replace(
             evidence,
             corner_sigma_px=corner_sigma(polished, self.model, self.size_hw),
-            fine_parts=self.fine_agreement(matrix),
+            fine_parts=self.fine_agreement(polished),
             overlap=polished.overlap,
             correlation=polished.correlation,
         )
@@ -323,13 +324,16 @@ class Pair:
         along[:2] = 0.25 * max(self.size_hw) * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
         return replace(polished, covariance=polished.covariance + torch.outer(along, along))
 
-    def fine_agreement(self, moving_from_fixed: Matrix3) -> float:
+    def fine_agreement(self, polished: Polished) -> float:
         """`verdict.fine_agreement` on the base level, both pictures at about one density."""
+        if polished.noise < _SAME_NOISE and polished.correlation > _SAME_CORRELATION:
+            return 1.0  # no place near can fit better than that
         began = time.perf_counter()
-        scale = local_scale(moving_from_fixed, self.size_hw)
+        matrix = polished.moving_from_fixed
+        scale = local_scale(matrix, self.size_hw)
         r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
-        matrix = level_from_full(r_moving) @ moving_from_fixed @ np.linalg.inv(level_from_full(r_fixed))
-        share = verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), matrix)
+        there = level_from_full(r_moving) @ matrix @ np.linalg.inv(level_from_full(r_fixed))
+        share = verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), there)
         self.spent("verdict", began)
         return share
 
