@@ -20,6 +20,11 @@ def level_from_full(reduction: float) -> Matrix3:
     return np.array([[1 / reduction, 0, offset], [0, 1 / reduction, offset], [0, 0, 1.0]])
 
 
+def lattice(step: int) -> Tensor:
+    """The `(3, 3)` matrix from every `step`-th pixel to all pixels, float64."""
+    return torch.diag(torch.tensor([step, step, 1.0], dtype=torch.float64))
+
+
 def corners(size_hw: tuple[int, int]) -> np.ndarray:
     """The centres of the four corner pixels, `(4, 2)`: top left, top right, bottom right, bottom left."""
     h, w = size_hw

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Matrix, Matrix3, Weight
-from imgalign.coords import mapped_planes
+from imgalign.coords import lattice, mapped_planes
 from imgalign.masks import mask_or_none
 from imgalign.problem import Problem
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import refine
 from imgalign.sharp import Sharp
-from imgalign.smooth import Smooth, lattice, smooth
+from imgalign.smooth import Smooth, smooth
 from imgalign.spectral import Spectrum, spectrum
 from imgalign.sums import total
 from imgalign.transforms import Model, corner_distance, local_scale

@@ -8,10 +8,10 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from imgalign._types import Image, Matrix, Weight
+from imgalign.coords import lattice
 from imgalign.gradients import central_differences
 from imgalign.light import View, lit, noise_variance
 from imgalign.problem import Problem
@@ -79,11 +79,6 @@ class Smooth:
         # The mean around each pixel varies so slowly that differences are its derivatives.
         less_x, less_y = central_differences(found.fixed_mean)
         return replace(found.solved(p), gradient_x=p.gradient_x - less_x, gradient_y=p.gradient_y - less_y)
-
-
-def lattice(step: int) -> Tensor:
-    """The `(3, 3)` matrix from every `step`-th pixel to all pixels, float64."""
-    return torch.diag(torch.tensor([step, step, 1.0], dtype=torch.float64))
 
 
 def smooth(
