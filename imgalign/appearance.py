@@ -32,15 +32,15 @@ def local_contrast(image: Image, weight: Weight, sigma: float, floor: float | Te
     return centred * (variance.clamp_min(0) + floor * floor).rsqrt()
 
 
-def features(image: Image, weight: Weight) -> Image:
-    """Local contrast and orientation of small pictures `(B, 1, H, W)`, `(B, 3, H, W)`: what hypotheses are refined on.
+def smoothed(image: Image, weight: Weight) -> Image:
+    """A small picture with little noise left."""
+    return masked_blur(image, weight, 0.7)
 
-    Pictures under one mask are best done together: on so few pixels a second one takes little longer than one alone.
-    """
-    smooth = masked_blur(image, weight, 0.7)
+
+def relief(image: Image, weight: Weight, smooth: Image) -> Image:
+    """Local contrast of small pictures, `(B, 1, H, W)`, from what is left of them `smooth`ed, whatever their scale."""
     contrast = plane_means((image - plane_means(image, weight)).square_(), weight).sqrt_()
-    local = local_contrast(smooth, weight, 6.0, 0.1 * contrast + 1e-12)
-    return torch.cat([local, edges(smooth, weight)], 1)
+    return local_contrast(smooth, weight, 6.0, 0.1 * contrast + 1e-12)
 
 
 def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:

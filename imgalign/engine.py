@@ -21,6 +21,7 @@ from imgalign.descent import descend
 from imgalign.errors import OptionError
 from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
+from imgalign.levels import Levels
 from imgalign.light import noise_variance
 from imgalign.masks import mask_or_none
 from imgalign.plane import Plane
@@ -91,7 +92,8 @@ class Pair:
         self.base = 1 if pixels <= _BASE_PIXELS else _even(math.sqrt(pixels / _ENOUGH_PIXELS))
         shortest = min(*fixed.size_hw, *moving.size_hw)
         self.base = min(self.base, 2 * (shortest // 64) or 1)
-        self.ladder = Ladder(fixed.at(self.base), moving.at(self.base), self.base)
+        self.levels = Levels(fixed.at(self.base), moving.at(self.base))
+        self.ladder = Ladder(self.levels, self.base)
         self.near = _LIKE * max(self.size_hw)
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
 
@@ -411,7 +413,7 @@ class Pair:
     def _search(self, span: Any, peaks: int) -> list[Hypothesis]:
         began = time.perf_counter()
         level = level_from_full(self.base)
-        found = search(self.fixed.at(self.base), self.moving.at(self.base), span, peaks=peaks)
+        found = search(self.levels, span, peaks=peaks)
         full = [Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found]
         full = [h for h in full if self.allowed(h.moving_from_fixed)]
         best = distinct(full, self.size_hw, 0.06 * math.hypot(*self.size_hw), 12)

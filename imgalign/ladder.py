@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgalign._types import Image, Matrix3, Weight
-from imgalign.appearance import features
+from imgalign._types import Matrix3
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
-from imgalign.masks import is_whole, mask_or_none
+from imgalign.levels import Levels
+from imgalign.masks import mask_or_none
 from imgalign.problem import Problem
-from imgalign.pyramid import masked_blur, shrink
+from imgalign.pyramid import masked_blur
 from imgalign.refine import CUTOFF, State, evaluate, refine
 from imgalign.sampling import Reader
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
@@ -89,18 +89,16 @@ class Finest(NamedTuple):
 
 
 class Ladder:
-    """The levels of one pair of pictures, made when first asked for.
+    """The levels on which hypotheses are refined, from coarse to fine.
 
     Args:
-        fixed: Picture `(1, 1, H, W)` and mask, reduced or not.
-        moving: The same of the other.
+        levels: Of two pictures, reduced or not.
         reduction: Full-size pixels per pixel of both.
     """
 
-    def __init__(self, fixed: tuple[Image, Weight], moving: tuple[Image, Weight], reduction: int) -> None:
-        self._fixed, self._moving, self._reduction = fixed, moving, reduction
-        longest = max(*fixed[0].shape[-2:], *moving[0].shape[-2:])
-        coarsest = max(1.0, longest / SEARCH_PIXELS)
+    def __init__(self, levels: Levels, reduction: int) -> None:
+        self._levels, self._reduction = levels, reduction
+        coarsest = max(1.0, levels.longest / SEARCH_PIXELS)
         steps = [max(1.0, coarsest / 2**k) for k in range(_LEVELS)]
         self.reductions = list(dict.fromkeys(steps))
         self._rungs: dict[tuple[float, int, float], Rung] = {}
@@ -112,12 +110,7 @@ class Ladder:
         if key not in self._rungs:
             nominal = 2 ** (octave / 2)
             r_fixed, r_moving = reduction * max(1.0, 1 / nominal), reduction * max(1.0, nominal)
-            f, wf = shrink(*self._fixed, r_fixed)
-            m, wm = shrink(*self._moving, r_moving)
-            if f.shape == m.shape and is_whole(wf) and is_whole(wm):
-                ff, fm = features(torch.cat([f, m]), wf).split(1)
-            else:
-                ff, fm = features(f, wf), features(m, wm)
+            (ff, wf), (fm, wm) = self._levels.at(r_fixed, r_moving).features
             if blur_sigma > 0:
                 ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
             gx, gy = central_differences(ff)

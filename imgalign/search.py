@@ -17,10 +17,10 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
-from imgalign.appearance import edges
 from imgalign.coords import level_from_full
+from imgalign.levels import Levels
 from imgalign.neighbours import largest
-from imgalign.pyramid import block_mean, fast_length, masked_blur, shrink
+from imgalign.pyramid import block_mean, fast_length
 from imgalign.sampling import Reader
 from imgalign.sums import total
 from imgalign.transforms import corner_distance
@@ -68,27 +68,22 @@ def full_range(model_name: str, max_rotation_deg: float, max_scale: float, mirro
     return Range(rotations, tuple(_SCALE_STEP**k for k in range(-count, count + 1)), mirror)
 
 
-def search(
-    fixed: tuple[Image, Weight], moving: tuple[Image, Weight], span: Range, *, peaks: int = 1
-) -> list[Hypothesis]:
+def search(levels: Levels, span: Range, *, peaks: int = 1) -> list[Hypothesis]:
     """Score every rotation and scale of a range at all shifts, best first.
 
     Args:
-        fixed: Picture `(1, 1, H, W)` and its mask.
-        moving: The same of the other.
+        levels: Of the two pictures.
         span: What to try.
         peaks: Shifts to keep for each rotation and scale.
     """
-    size_hw = (fixed[0].shape[-2], fixed[0].shape[-1])
-    reduction = max(1.0, max(*size_hw, *moving[0].shape[-2:]) / SEARCH_PIXELS)
+    reduction = max(1.0, levels.longest / SEARCH_PIXELS)
     found: list[Hypothesis] = []
     for scale in span.scales:
-        f = _field(*shrink(*fixed, reduction * max(1.0, 1 / scale)))
-        m = _field(*shrink(*moving, reduction * max(1.0, scale)))
+        of_fixed, of_moving = reduction * max(1.0, 1 / scale), reduction * max(1.0, scale)
+        fixed, moving = levels.at(of_fixed, of_moving).edges
         for mirror in (False, True)[: 1 + span.mirror]:
-            part = _correlate(f, m, span.rotations_deg, mirror, peaks)
-            fixed_level = level_from_full(reduction * max(1.0, 1 / scale))
-            moving_full = np.linalg.inv(level_from_full(reduction * max(1.0, scale)))
+            part = _correlate(fixed, moving, span.rotations_deg, mirror, peaks)
+            fixed_level, moving_full = level_from_full(of_fixed), np.linalg.inv(level_from_full(of_moving))
             found += [Hypothesis(moving_full @ h.moving_from_fixed @ fixed_level, h.score) for h in part]
     return sorted(found, key=lambda h: -h.score)
 
@@ -102,11 +97,6 @@ def distinct(hypotheses: list[Hypothesis], size_hw: tuple[int, int], apart: floa
         if all(corner_distance(h.moving_from_fixed, k.moving_from_fixed, size_hw) > apart for k in kept):
             kept.append(h)
     return kept
-
-
-def _field(image: Image, weight: Weight) -> tuple[Image, Weight]:
-    """The orientation field of a small picture, two channels, and its mask."""
-    return edges(masked_blur(image, weight, 0.7), weight), weight
 
 
 def _correlate(

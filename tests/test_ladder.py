@@ -6,6 +6,7 @@ import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
 from imgalign.ladder import Ladder
+from imgalign.levels import Levels
 from imgalign.search import Hypothesis
 from imgalign.transforms import MODELS
 
@@ -16,7 +17,7 @@ TRUTH = about_centre(SIZE, shift=(4, -3), angle_deg=5)
 @pytest.fixture(scope="module")
 def ladder():
     pictures = (torch.as_tensor(p.astype(np.float32))[None, None] for p in pair(Blobs(41, 144, count=300), SIZE, TRUTH))
-    return Ladder(*((p, torch.ones_like(p)) for p in pictures), 1)
+    return Ladder(Levels(*((p, torch.ones_like(p)) for p in pictures)), 1)
 
 
 def hypotheses(*shifts_x):
@@ -48,7 +49,7 @@ def test_the_finest_features_say_how_exact_they_are(ladder):
 def of_levels(answers, monkeypatch):
     """A ladder whose levels give these shifts along x with an error of a tenth of a pixel, from coarse to fine."""
     pictures = torch.rand(2, 1, 1, 300, 400, generator=torch.Generator().manual_seed(0))
-    ladder, left = Ladder(*((p, torch.ones_like(p)) for p in pictures), 1), iter(answers)
+    ladder, left = Ladder(Levels(*((p, torch.ones_like(p)) for p in pictures)), 1), iter(answers)
     known = torch.eye(2, dtype=torch.float64) * 0.005
 
     def settled(*_):

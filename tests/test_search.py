@@ -5,6 +5,7 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
+from imgalign.levels import Levels
 from imgalign.search import Hypothesis, Range, distinct, full_range, search
 
 SIZE = (110, 130)
@@ -18,7 +19,7 @@ def planes(array, weight=None):
 
 def best_error(truth, span, *, fixed_of=lambda f: f, moving_hw=None, **options):
     fixed, moving = pair(SCENE, SIZE, truth, moving_hw)
-    found = search(planes(fixed_of(fixed)), planes(moving), span, **options)
+    found = search(Levels(planes(fixed_of(fixed)), planes(moving)), span, **options)
     return corner_error(found[0].moving_from_fixed, truth, SIZE), found
 
 
@@ -82,7 +83,7 @@ def test_masked_rubbish_is_not_matched():
     fixed[10:50, 10:60], moving[60:100, 60:110] = rubbish, rubbish
     masks[0, 10:50, 10:60], masks[1, 60:100, 60:110] = 0, 0
     span = full_range("translate", 0, 1, False)
-    found = search(planes(fixed, masks[0]), planes(moving, masks[1]), span)[0]
+    found = search(Levels(planes(fixed, masks[0]), planes(moving, masks[1])), span)[0]
     assert corner_error(found.moving_from_fixed, truth, SIZE) < 2
 
 
@@ -94,7 +95,7 @@ def test_hypotheses_come_best_first_and_a_right_one_stands_out():
 
 
 def test_constant_pictures_give_no_error():
-    found = search(planes(np.ones(SIZE)), planes(np.ones(SIZE)), Range((0.0, 90.0)))
+    found = search(Levels(planes(np.ones(SIZE)), planes(np.ones(SIZE))), Range((0.0, 90.0)))
     assert all(np.isfinite(h.moving_from_fixed).all() for h in found)
 
 

@@ -8,6 +8,7 @@ from scenes import Blobs, about_centre, pair
 from scipy.ndimage import gaussian_filter
 
 from imgalign.ladder import Ladder
+from imgalign.levels import Levels
 from imgalign.search import Hypothesis
 from imgalign.verdict import Evidence, collect, fine_agreement, probability, reasons
 
@@ -23,7 +24,7 @@ def planes(array):
 
 
 def evidence(fixed, moving, matrix, rivals=()):
-    ladder = Ladder(planes(fixed), planes(moving), 1)
+    ladder = Ladder(Levels(planes(fixed), planes(moving)), 1)
     rung = ladder.rung(ladder.reductions[-1], 1.0)
     answer = Hypothesis(matrix, 50.0)
     return collect(rung.problem, rung.to_level(matrix), [answer, *rivals], SIZE)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+from scenes import Blobs, render
+
+from imgalign.levels import Levels
+
+SIZE = (200, 260)
+
+
+def picture(seed, size_hw=SIZE, factor=1.0):
+    array = render(Blobs(seed, 260, count=300, sigma=(3, 8)), size_hw) * factor
+    image = torch.as_tensor(array, dtype=torch.float32)[None, None]
+    return image, torch.ones_like(image)
+
+
+@pytest.mark.parametrize("kind", ["features", "edges"])
+def test_pictures_of_one_size_come_out_as_those_of_two(kind):
+    """Each has contrast and edges of its own, however strong those of the other are."""
+    fixed, moving = picture(0), picture(1, factor=30.0)
+    together = getattr(Levels(fixed, moving).at(2.0, 2.0), kind)
+    other_size = picture(2, (180, 220))
+    pairs = Levels(fixed, other_size), Levels(other_size, moving)
+    apart = [getattr(levels.at(2.0, 2.0), kind)[role] for role, levels in enumerate(pairs)]
+    for (one, weight), (alone, its_weight) in zip(together, apart, strict=True):
+        assert one.shape == (1, {"features": 3, "edges": 2}[kind], 100, 130)
+        torch.testing.assert_close(one, alone, rtol=0, atol=1e-4)
+        torch.testing.assert_close(weight, its_weight)
+
+
+def test_brightness_and_contrast_do_not_count():
+    image, weight = picture(3)
+    fixed, moving = Levels((image, weight), (7 + 0.1 * image, weight)).at(2.0, 2.0).features
+    assert torch.allclose(fixed[0], moving[0], atol=5e-3)
+
+
+def test_edges_are_the_last_channels_of_features():
+    level = Levels(picture(4), picture(5)).at(2.0, 2.0)
+    for (features, _), (edges, _) in zip(level.features, level.edges, strict=True):
+        torch.testing.assert_close(features[:, 1:], edges, rtol=0, atol=0)
+
+
+def test_each_picture_has_a_reduction_of_its_own_and_levels_are_kept():
+    levels = Levels(picture(4), picture(5, (160, 300)))
+    assert levels.longest == 300
+    (fixed, _), (moving, _) = levels.at(2.0, 4.0).features
+    assert fixed.shape[-2:] == (100, 130)
+    assert moving.shape[-2:] == (40, 75)
+    assert levels.at(2.0, 4.0) is levels.at(2.0, 4.0)
+
+
+def test_what_is_masked_does_not_show():
+    image, weight = picture(6)
+    weight[..., 60:140, 80:180] = 0
+    other = image.clone()
+    other[..., 60:140, 80:180] = torch.as_tensor(np.random.default_rng(0).uniform(-50, 50, (80, 100)))
+    for kind in ("features", "edges"):
+        (one, _), (two, _) = (getattr(Levels((x, weight), picture(7)).at(2.0, 2.0), kind)[0] for x in (image, other))
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-3)
