@@ -18,7 +18,7 @@ except ImportError:  # Windows does not tell how often it takes a core away
 
 _SAME_BITS = 3  # threads up to which an answer does not depend on how many there are
 _FEW = 4  # times a core is taken away: so often that happens on an idle machine as well, and
-_RATE_HZ = 80.0  # as often as this where a process begins: it waits for its code and its memory then
+_RATE_HZ = 120.0  # as often as this: where pictures are larger than those before it waits for memory as well
 _MISSED = 0.25  # of a core's time: threads that have their cores to themselves wait for each other without leaving them
 _LEAST_S = 0.02  # clocks tell less in steps
 _WAIT_S = 2.0  # after which all threads are tried again
@@ -28,9 +28,10 @@ class Cores:
     """Sets all threads but one aside while the cores are busy."""
 
     _busy_until = 0.0  # of all: what one has seen of the machine the next need not find out
+    _fresh = True  # a process's first alignment waits for its code: that tells nothing of the machine
 
     def __init__(self) -> None:
-        self._threads, self._aside = torch.get_num_threads(), False
+        self._threads, self._aside, self._learning = torch.get_num_threads(), False, Cores._fresh
         self._began, self._used, self._taken = time.monotonic(), time.process_time(), _taken()
         if self._began < Cores._busy_until:
             self._set_aside()
@@ -38,7 +39,7 @@ class Cores:
     def check(self) -> None:
         """Look how busy the cores are; to be called every now and then."""
         threads, seconds = torch.get_num_threads(), time.monotonic() - self._began
-        if threads == 1 or seconds < _LEAST_S:
+        if threads == 1 or seconds < _LEAST_S or self._learning:
             return
         missed = threads * seconds - (time.process_time() - self._used)
         if _taken() - self._taken > max(_FEW, _RATE_HZ * seconds) and missed > _MISSED * seconds:
@@ -47,6 +48,7 @@ class Cores:
 
     def give_back(self) -> None:
         """Take all threads again, if it was here that they were set aside."""
+        Cores._fresh = False
         if self._aside:
             torch.set_num_threads(self._threads)
 

@@ -18,6 +18,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: now.threads)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: setattr(now, "threads", count))
     monkeypatch.setattr(Cores, "_busy_until", 0.0)
+    monkeypatch.setattr(Cores, "_fresh", False)
     return now
 
 
@@ -51,14 +52,23 @@ def test_threads_stay_where_nobody_keeps_them_waiting(machine, missed, taken):
         assert machine.threads == 2
 
 
-def test_a_process_that_waits_for_its_code_and_memory_keeps_its_threads(machine):
+def test_who_waits_for_memory_keeps_its_threads(machine):
     with watched() as seen:
-        work(machine, seconds=0.25, missed=0.9, taken=9)
+        work(machine, seconds=0.25, missed=0.9, taken=20)
         seen.check()
         assert machine.threads == 2
         work(machine, seconds=0.05, missed=0.9, taken=30)
         seen.check()
         assert machine.threads == 1
+
+
+def test_the_first_alignment_of_a_process_tells_nothing(machine, monkeypatch):
+    monkeypatch.setattr(Cores, "_fresh", True)
+    for left in (2, 1):
+        with watched() as seen:
+            work(machine, missed=0.9, taken=30)
+            seen.check()
+            assert machine.threads == left
 
 
 def test_what_a_few_milliseconds_say_is_not_believed(machine):
@@ -110,6 +120,7 @@ def test_an_alignment_looks_and_leaves_the_number_as_it_was(monkeypatch):
     monkeypatch.setattr(cores, "_MISSED", -99.0)
     monkeypatch.setattr(cores, "_LEAST_S", 0.0)
     monkeypatch.setattr(Cores, "_busy_until", 0.0)
+    monkeypatch.setattr(Cores, "_fresh", False)
     asked, own = [], torch.get_num_threads()
     set_threads = torch.set_num_threads
     monkeypatch.setattr(torch, "set_num_threads", lambda count: asked.append(count) or set_threads(count))
