@@ -32,14 +32,14 @@ class Smooth:
 
     Attributes:
         fixed: Spectrum of the blurred fixed picture.
-        weight: Of its pixels.
+        mask: Its mask.
         moving: Reader of the blurred moving picture.
         noise: Of the fixed picture.
         step: Pixels of the fixed picture from one that is compared to the next, 1 or 2.
     """
 
     fixed: Spectrum
-    weight: Weight
+    mask: Weight
     moving: Reader
     noise: BlurredNoise
     step: int = 1
@@ -48,7 +48,7 @@ class Smooth:
     def pictures(self) -> Problem:
         """Ready to be compared, under one light; gradients per pixel that is compared."""
         gradient_x, gradient_y = (gradient.mul_(self.step) for gradient in self.fixed.derivatives(self.step))
-        weight = self.weight[..., :: self.step, :: self.step].contiguous()
+        weight = inner_weight(self.mask, _MARGIN)[..., :: self.step, :: self.step].contiguous()
         return Problem(self.fixed.image(self.step), gradient_x, gradient_y, weight, self.moving)
 
     def sparse(self) -> "Smooth":
@@ -106,4 +106,4 @@ def smooth(
     # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
     reader = spline_reader(second, moving_mask, oversampling, _MARGIN)
     noise = BlurredNoise(float(noise_variance(fixed[0])), blurs[0])
-    return Smooth(first, inner_weight(fixed[1], _MARGIN), reader, noise)
+    return Smooth(first, fixed[1], reader, noise)

@@ -124,7 +124,7 @@ def spline_reader(
 
     h, w = (int(k * n) + 2 * pad for n in picture.size_hw)
     fine_h, fine_w = (int(k * n) for n in picture.frame_hw)
-    values = picture.values * prefilter(fy) * prefilter(fx)
+    values = (picture.values * prefilter(fy)).mul_(prefilter(fx))
     if k > 1:
         values = _on_finer(values, fine_h)
     # Columns before rows, so that only those are made that hold something, and only those that are kept.
