@@ -21,13 +21,14 @@ from imgalign.occluders import regrown
 from imgalign.problem import Problem
 from imgalign.pyramid import blocks
 from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
-from imgalign.sums import mean
+from imgalign.sums import mean, total
 from imgalign.transforms import local_scale
 
 _OVERSAMPLING = 2  # of the spline through the moving picture: all that it can hold is read where it is
 _RAMP = 4.0  # pixels over which weights rise from the moving picture's border
 _BLOCK = 4  # pixels a side over which local contrast is taken, and gradients on three times as many
 _LITTLE = 0.01  # share of noise in the gradients that is not worth telling where it is
+_LEAST_TOLD = 0.1  # of gradients in which noise is told from the scene with luck only
 _STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
 _TRUST_PIXELS = 8000  # enough of them to see how residuals grow with it
 _BORDER = 8  # pixels from the border whose interpolation may be worse
@@ -111,7 +112,7 @@ class Sharp:
         spread = _spread(relit.valid, standard, brightness, noise)
         little = noise.held <= _LITTLE
         if near and not little:
-            share = _told_share((gradient_x, gradient_y), relit.valid, standard, noise.held)
+            share = _told_share((gradient_x, gradient_y), relit.valid, standard, noise)
             gradient_x, gradient_y = gradient_x * share, gradient_y * share
         weight = weight if spread is None else weight / spread.square()
         problem = replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight, spread=spread)
@@ -217,27 +218,32 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard | None, nois
     return None if variance is None else (variance / mean(variance, valid)).sqrt_()
 
 
-def _told_share(gradients: tuple[Image, Image], valid: Weight, standard: Standard, held: float) -> Tensor:
-    """What the scene holds of the gradients around each pixel, `(1, 1, H, W)`, over its usual share.
+def _told_share(gradients: tuple[Image, Image], valid: Weight, standard: Standard, noise: NoiseModel) -> Tensor:
+    """What the scene holds of the gradients around each pixel, `(1, 1, H, W)`.
 
     Wiener's filter is one for all places. On the black ground beside a bright thing it passes as much noise as on the
     thing, and that noise pulls where nothing is told; the thing's edge it rounds off for the sake of the ground. So the
     gradients are weighed by how far their power around a pixel is above that of noise, which is as strong there as the
-    pictures differ. On average the share is 1, so that noise makes up for what the filter takes off the signal as
-    before.
+    pictures differ. A little more noise than there is (by as much as `held` is above `untold`) is taken off, for on the
+    ground its power scatters. All are then as strong as makes the normal matrix, their power, what it is to be: the
+    slope's derivative, their product with the scene's own gradients. Where the scene is alike everywhere they stay.
 
     Args:
         gradients: Of the common image, `(1, 1, H, W)` each.
         valid: Weight of what both show.
         standard: The pictures as they are compared.
-        held: Share of noise in the power of the gradients (`NoiseModel.held`).
+        noise: Of the pictures.
     """
     along_x, along_y = gradients
     power = along_x.square().addcmul_(along_y, along_y)
     differing = (standard.fixed - standard.warped).square_()
-    noise = held * float(mean(power, valid) / mean(differing, valid).clamp_min(1e-30))
-    told, untold = (around(blocks(x.mul_(valid), _BLOCK)) for x in (power, differing))
-    share = (1 - noise * untold / told.clamp_min(1e-30)).clamp_(0, 1).div_(1 - held)
+    per_difference = mean(power, valid) / mean(differing, valid).clamp_min(1e-30)
+    power, differing = (around(blocks(x.mul_(valid), _BLOCK)) for x in (power, differing))
+    of_noise = per_difference * differing / power.clamp_min(1e-30)
+    told, share = 1 - noise.untold * of_noise, (1 - noise.held * of_noise).clamp_(0, 1)
+    power *= share
+    derivative = total(power * told) / (1 - noise.untold)  # in it the filter is once, in the power twice
+    share *= (derivative / total(power * share).clamp_min(1e-30)).clamp_min(_LEAST_TOLD)
     h, w = valid.shape[-2:]
     # Blocks hang over the border, where nothing is valid.
     return nn.interpolate(share, scale_factor=_BLOCK, mode="bilinear")[..., :h, :w]

@@ -174,13 +174,15 @@ class NoiseModel:
     Attributes:
         whitening: Brings the noise of either picture to equal strength at all frequencies; None where it is so already.
         denoising: Wiener filter of the mean of both (whitened) pictures.
-        held: Share of noise in the gradients' power, 0 to 1; so much of a step is held back by gradients that were
-            made where it began, because the moving picture's noise fits itself best there.
+        held: Share of a step, 0 to 1, that is held back by gradients that were made where it began, because the moving
+            picture's noise fits itself best there: of noise in the product of filtered and unfiltered gradients.
+        untold: Share of noise in the power of the filtered gradients. It is less, for the filter is in it twice.
     """
 
     whitening: RadialResponse | None
     denoising: RadialResponse
     held: float
+    untold: float
 
 
 def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) -> NoiseModel:
@@ -221,8 +223,11 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     denoising = signal / (signal + 0.5 * noise)
     # Gradients raise power by the square of the frequency; the turn to white noise is a factor to both.
     steep = denoising * count * torch.arange(rings) ** 2 / noise
-    held = float((steep * 0.5 * noise).sum() / (steep * (signal + 0.5 * noise)).sum().clamp_min(1e-30))
-    return NoiseModel(whitening, RadialResponse(denoising.numpy()), held)
+
+    def noisy(power: Tensor) -> float:
+        return float((power * 0.5 * noise).sum() / (power * (signal + 0.5 * noise)).sum().clamp_min(1e-30))
+
+    return NoiseModel(whitening, RadialResponse(denoising.numpy()), noisy(steep), noisy(steep * denoising))
 
 
 def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tensor, Tensor]:

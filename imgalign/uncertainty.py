@@ -109,14 +109,15 @@ def _evened(meat: Tensor, information: Tensor, bread: Tensor, leverage: Tensor) 
 
     It is known from as many draws as there would be tiles if all had one leverage. The inverse of a covariance from few
     draws is far too large in directions in which they happen to scatter little, so that it is shrunk (Ledoit and Wolf
-    2004): as many draws as there are unknowns and one more are put in at the mean strength of all directions. What is
-    left of it is made up for by a factor with which the 95 % ellipse holds 94 to 97 % of simulated truths from 10 draws
-    on.
+    2004): draws are put in at the mean strength of all directions, two for each unknown and two more, for a tile tells
+    a shift along two axes alone. What is left of it is made up for by a factor with which the 95 % ellipse holds 92 to
+    98 % of simulated truths from 16 tiles on, whether noise is alike everywhere or ten times as strong on some of them.
     """
     p = len(meat)
     draws = (leverage.sum() ** 2 / leverage.square().sum().clamp_min(1e-30)).clamp_min(1)
     strength = torch.trace(meat @ bread) / p
-    return torch.lerp(meat, strength * information, (p + 1) / (draws + p + 1)) * (1 + (p + 1) / (draws + p))
+    put_in = 2 * (p + 1)
+    return torch.lerp(meat, strength * information, put_in / (draws + put_in)) * (1 + 0.75 * (p + 1) / (draws + p))
 
 
 def corner_sigma(covariance: Tensor) -> float:

@@ -8,23 +8,38 @@ from scenes import Blobs, about_centre, corner_error, pair, tensor
 from imgalign import sharp
 from imgalign.polish import polish
 from imgalign.sharp import Standard, _told_share
+from imgalign.spectral import NoiseModel, RadialResponse
 from imgalign.transforms import MODELS
 
 SIZE = (144, 160)
 
 
-def test_noise_on_empty_ground_has_no_share_in_the_gradients():
+def gradients_and_noise(structure):
+    """Filtered gradients of a scene, `structure` strong, with noise in them, and what is known of it beforehand."""
     rng = np.random.default_rng(0)
-    structure = np.where(np.arange(SIZE[1]) < 80, 1.0, 0.0)
-    slope, noise = (structure * rng.normal(0, 1, SIZE) for _ in range(2)), [rng.normal(0, 0.4, SIZE) for _ in range(2)]
-    gradients = tuple(tensor(s + n) for s, n in zip(slope, noise, strict=True))
+    scene = [structure * rng.normal(0, 1, SIZE) for _ in range(2)]
+    noise = [rng.normal(0, 0.4, SIZE) for _ in range(2)]
     same = tensor(rng.normal(0, 1, SIZE))
     standard = Standard(same, same + tensor(rng.normal(0, 0.1, SIZE)), torch.ones(1))
-    held = 0.16 / (0.16 + 0.5)  # of the power: there is structure on half of the picture
-    share = _told_share(gradients, torch.ones(1, 1, *SIZE), standard, held)[0, 0].numpy()
-    # Alike everywhere it would be one; all of the structure is where its share of the power is 1 / 1.16.
-    assert share[:, 8:72].mean() == pytest.approx(1 / 1.16 / (1 - held), rel=0.03)
-    assert share[:, 88:-8].mean() < 0.1
+    untold = 0.16 / (0.16 + np.mean(structure**2))
+    known = NoiseModel(None, RadialResponse(np.ones(2)), held=1.2 * untold, untold=untold)
+    # The filter is in these once: without it the scene's own gradients are stronger by what noise made it take off.
+    own = [x / (1 - untold) for x in scene]
+    return [tensor(s + n) for s, n in zip(scene, noise, strict=True)], own, standard, known
+
+
+@pytest.mark.parametrize("ground", [0.0, 0.3, 1.0])
+def test_noise_on_empty_ground_has_no_share_in_gradients_whose_power_is_the_slopes_derivative(ground):
+    filtered, own, standard, known = gradients_and_noise(np.where(np.arange(SIZE[1]) < 80, 1.0, ground))
+    share = _told_share(tuple(filtered), torch.ones(1, 1, *SIZE), standard, known)
+    if ground == 0:
+        assert share[..., 88:-8].mean() < 0.1 * share[..., 8:72].mean()
+    if ground == 1:
+        assert share.mean() == pytest.approx(1, abs=0.03)
+    weighed = [share * x for x in filtered]
+    power = sum(float(x.square().sum()) for x in weighed)
+    derivative = sum(float((x * tensor(y)).sum()) for x, y in zip(weighed, own, strict=True))
+    assert power == pytest.approx(derivative, rel=0.04)
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.15])
