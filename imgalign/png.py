@@ -184,11 +184,17 @@ def _deflated(rows: _Rows, step: int, compression: str) -> Iterator[bytes]:
     recipe = _best_recipe(rows, step, compression)
     checksum = 1
     yield b"\x78\x01"  # deflate, 32 KB window
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(_threads()) as pool:
         for part, own, size in pool.map(lambda s: _block(rows, s, s + count, step, recipe), starts):
             checksum = _joined_checksum(checksum, own, size)
             yield part
     yield b"\x03\x00" + struct.pack(">I", checksum)  # an empty last block ends the stream
+
+
+def _threads() -> int:
+    """As many as there are cores, or as what started this process allows it, such as a batch that has one a core."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(8, int(allowed) if allowed.isdecimal() else os.cpu_count() or 1))
 
 
 def _best_recipe(rows: _Rows, step: int, compression: str) -> _Recipe:

@@ -1,13 +1,15 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from imgalign import images
+from imgalign import images, png
 from imgalign.errors import ImageReadError, WriteError
 
 RNG = np.random.default_rng(0)
@@ -372,3 +374,13 @@ def test_transparent_colours_of_deep_pngs_become_alpha(tmp_path):
     assert np.array_equal(read.pixels[..., :3], pixels)
     assert read.has_alpha
     assert (read.pixels[2, 3, 3], read.pixels[0, 0, 3]) == (0, 65535)
+
+
+@pytest.mark.parametrize(("allowed", "threads"), [("1", 1), ("3", 3), ("100", 8), ("", 2), ("many", 2), ("0", 1)])
+def test_png_takes_as_many_threads_as_it_may(monkeypatch, allowed, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    asked = []
+    monkeypatch.setattr(png, "ThreadPoolExecutor", lambda count: asked.append(count) or ThreadPoolExecutor(count))
+    png.write(BytesIO(), noise("u1", 20, 30))
+    assert asked == [threads]
