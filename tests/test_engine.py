@@ -7,6 +7,7 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair, render
 
+from imgalign import align
 from imgalign.engine import Pair, corner_sigma
 from imgalign.plane import plane
 from imgalign.search import Hypothesis
@@ -159,3 +160,15 @@ def test_finer_levels_are_left_alone_where_edges_run_one_way(stripes, levels, mo
         assert (found.evidence.slide_deg is not None) == stripes
         large.answer(found)
     assert seen == levels
+
+
+@pytest.mark.parametrize(("noise", "looked"), [(0.02, 0), (0.4, 1)])
+def test_patches_are_looked_for_elsewhere_unless_the_pictures_hardly_differ(monkeypatch, noise, looked):
+    size, asked = (140, 160), []
+    truth = about_centre(size, shift=(3, -2), angle_deg=2)
+    rng = np.random.default_rng(0)
+    fixed, moving = (x + noise * x.std() * rng.normal(size=size) for x in pair(Blobs(5, 170, count=400), size, truth))
+    monkeypatch.setattr("imgalign.verdict.fine_agreement", lambda *_: asked.append(1) or 1.0)
+    found = align(fixed, moving, model="rigid")
+    assert corner_error(found.moving_from_fixed, truth, size) < 0.2
+    assert len(asked) == looked
