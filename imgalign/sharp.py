@@ -15,7 +15,7 @@ from torch import Tensor
 from imgalign._types import Image, Matrix, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import View, changing_light, lit
-from imgalign.masks import mask_or_none
+from imgalign.masks import full_weight, mask_or_none
 from imgalign.neighbours import around
 from imgalign.occluders import regrown
 from imgalign.problem import Problem
@@ -157,7 +157,7 @@ def _common(valid: Weight, standard: Standard, noise: NoiseModel) -> Spectrum:
     """The Wiener-filtered mean of both pictures; the fixed one where it is alone."""
     f, m, contrast = standard
     common = torch.where(valid > 0, 0.5 * (f + m), f) * contrast
-    s = spectrum(common, torch.ones_like(valid))
+    s = spectrum(common, full_weight(common))
     return s.filtered(noise.denoising.on(s))
 
 
