@@ -64,6 +64,21 @@ def test_scores_are_brought_to_what_they_were_before_the_fit():
         assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(other)
 
 
+@pytest.mark.parametrize("parameters", [2, 6])
+@pytest.mark.parametrize("tiles", [10, 40, 160])
+def test_the_ellipse_of_few_draws_holds_what_it_says(parameters, tiles):
+    """Each of which tells of all parameters."""
+    rng = np.random.default_rng(2)
+    one, alike = torch.eye(parameters, dtype=torch.float64), torch.ones(tiles, dtype=torch.float64)
+    limit, inside, trials = chi2.ppf(0.95, parameters), 0, 2500
+    for _ in range(trials):
+        scores = torch.as_tensor(rng.normal(size=(tiles, parameters)) / math.sqrt(tiles))
+        spread = _evened(scores.T @ scores, one, one, alike).numpy()
+        error = rng.normal(size=parameters)
+        inside += error @ np.linalg.solve(spread, error) < limit
+    assert 0.93 < inside / trials < 0.97
+
+
 def shifts_at(places, parameters):
     """`(tiles, 2, P)`: what a tile's two shifts say of a translation or an affine map."""
     x, y = places.T[:, :, None]
