@@ -15,12 +15,14 @@ from imgalign.alignment import Alignment
 from imgalign.coords import lattice, level_from_full
 from imgalign.cores import watched
 from imgalign.decompose import plain_sigma
-from imgalign.engine import Answer, Pair, corner_covariance
+from imgalign.engine import Answer, Pair
 from imgalign.errors import DeviceError, OptionError, ShapeError
+from imgalign.finish import corner_covariance
 from imgalign.masks import least_weight, mask_or_none
 from imgalign.plane import Plane, plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader
+from imgalign.search import allowed
 from imgalign.sums import plane_means, total
 from imgalign.wanted import STARTS, AlignOptions, Wanted
 
@@ -249,7 +251,7 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
     p, w = best.polished, pair.wanted
     covariance = corner_covariance(p, pair.model, pair.size_hw)
     trusted = best.probability >= w.trust
-    at_bound = not pair.allowed(p.moving_from_fixed)
+    at_bound = not allowed(w, p.moving_from_fixed, pair.size_hw)
     why = verdict.reasons(best.evidence, trusted and not at_bound)
     sigma = (
         {} if not np.isfinite(covariance).all() else plain_sigma(p.moving_from_fixed, pair.size_hw, covariance, w.model)

@@ -43,6 +43,11 @@ def relief(image: Image, weight: Weight, smooth: Image) -> Image:
     return local_contrast(smooth, weight, 6.0, 0.1 * contrast + 1e-12)
 
 
+def fine_detail(image: Image, weight: Weight, sigma: float) -> Image:
+    """A picture `(B, 1, H, W)` less its blur by `sigma` pixels: what is no larger than that; zero under the mask."""
+    return (image - masked_blur(image, weight, sigma)) * (weight > 1 - 1e-2)
+
+
 def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
     """Double-angle direction of the gradient, `(B, 2, H, W)`, strength between 0 and 1; zero under the mask.
 

@@ -113,6 +113,11 @@ def _grey(colours: Tensor, scale: float) -> Tensor:
     return grey
 
 
+def even_reduction(reduction: float) -> int:
+    """The even number nearest to a reduction of more than one: even ones are the exact ones (`Plane.at`)."""
+    return 2 * max(1, round(0.5 * reduction))
+
+
 def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
     """Take a picture as it comes.
 

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
 from imgalign.coords import level_from_full
+from imgalign.decompose import decompose
 from imgalign.levels import Levels
 from imgalign.neighbours import largest
 from imgalign.pyramid import block_mean, fast_length
 from imgalign.sampling import Reader
 from imgalign.sums import total
-from imgalign.transforms import corner_distance
+from imgalign.transforms import corner_distance, local_scale
+from imgalign.wanted import Wanted
 
 SEARCH_PIXELS = 96  # longer side of the pictures that are searched
 LEAST_OVERLAP = 0.2  # of the smaller picture; less says too little at this size
@@ -66,6 +68,20 @@ def full_range(model_name: str, max_rotation_deg: float, max_scale: float, mirro
         return Range(rotations, mirror=mirror)
     count = math.floor(math.log(max_scale) / math.log(_SCALE_STEP) + 1e-6)
     return Range(rotations, tuple(_SCALE_STEP**k for k in range(-count, count + 1)), mirror)
+
+
+def allowed(wanted: Wanted, moving_from_fixed: Matrix3, size_hw: tuple[int, int]) -> bool:
+    """Whether a transform of full-size pixels lies within the bounds that the user set."""
+    w = wanted
+    if w.max_shift is None and w.max_rotation is None and w.max_scale is None:
+        return True
+    numbers = decompose(moving_from_fixed, size_hw)
+    scale = local_scale(moving_from_fixed, size_hw)
+    return (
+        (w.max_shift is None or math.hypot(*numbers.shift_px) <= w.max_shift)
+        and (w.max_rotation is None or abs(numbers.rotation_deg) <= w.max_rotation + 1e-6)
+        and (w.max_scale is None or 1 / w.max_scale - 1e-6 <= scale <= w.max_scale + 1e-6)
+    )
 
 
 def search(levels: Levels, span: Range, *, peaks: int = 1) -> list[Hypothesis]:

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
-from imgalign.appearance import edges
+from imgalign.appearance import edges, fine_detail
 from imgalign.devices import gathered
 from imgalign.gradients import central_differences
-from imgalign.masks import mask_or_none
+from imgalign.masks import full_weight, mask_or_none
 from imgalign.neighbours import around
 from imgalign.problem import Problem, turned
 from imgalign.pyramid import fast_length
 from imgalign.sampling import Reader
 from imgalign.search import Hypothesis
-from imgalign.sums import plane_sums, total
+from imgalign.sums import mean, plane_sums, total
 from imgalign.transforms import corner_distance
 
 _PARTS = 5  # the picture is divided in so many by so many
@@ -35,6 +35,8 @@ _FINE_REACH = 8  # pixels: the displacements tried there
 _AS_GOOD = 0.7  # share of a patch's best correlation that fits as well
 _STRONG = 0.1  # of the strongest patch's structure: the others may show what is left of an encoder's blocks
 _CLEAR = 0.4  # correlation of the edges above which a patch fits somewhere
+_BESIDE, _FAR = 16, 6.0  # pixels: displacements at which fine detail is compared, and from which on it has moved away
+_PEAK = 1.5  # pixels: the width of its peak
 _SAME_MODALITY = 0.1  # correlation of the gradients from which their signs say the same
 _ONE_WAY = 0.03  # of the shared structure across the edges: so little along them is none
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
@@ -305,6 +307,30 @@ def _agreeing(surfaces: Tensor, energy: Tensor) -> float:
     # A few bright stars must not outvote all others: parts count by a low power of their structure.
     count = torch.where(energy > 0.03 * energy.max(), energy, torch.zeros_like(energy)) ** 0.25
     return float((count * (distance <= _NEAR)).sum() / count.sum().clamp_min(1e-12))
+
+
+def distinctness(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], level_matrix: Matrix3) -> float:
+    """By how many standard deviations two pictures correlate more, with either sign, at an answer than beside it.
+
+    Any two pictures correlate by some chance, and a descent finds the place near it where they do so most: up to five
+    standard deviations of what they do elsewhere.
+
+    Args:
+        fixed: Picture `(1, 1, H, W)` and mask, without anything larger than some pixels.
+        moving: The same of the other.
+        level_matrix: The answer in pixels of that level.
+    """
+    picture, weight = moving
+    reader = Reader(picture, mask_or_none(weight), (picture.shape[-2], picture.shape[-1]))
+    h, w = fixed[0].shape[-2:]
+    seen, valid = reader.on_grid(torch.as_tensor(level_matrix)[None], (h, w))
+    valid = valid * fixed[1]
+    f, m = ((x - mean(x, valid)) * valid for x in (fixed[0], seen))
+    surface = _surfaces(f, torch.nn.functional.pad(m, (_BESIDE,) * 4), _BESIDE)[0][None]
+    # What is larger in both has a wide peak, or hollow, on which the narrow one of fine detail stands.
+    surface = fine_detail(surface, full_weight(surface), _PEAK)[0, 0].abs()
+    elsewhere = surface[_distance(_BESIDE) > _FAR]
+    return float(surface[_BESIDE, _BESIDE] / elsewhere.square().mean().sqrt().clamp_min(1e-30))
 
 
 def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], level_matrix: Matrix3) -> float:

@@ -16,6 +16,7 @@ LAYERS = (
     ("search", "spots", "refine", "ladder", "light", "tone", "uncertainty", "smooth", "sharp", "polish", "descent",
      "verdict", "climb", "alignment", "decoding", "encoding", "images", "record", "resample", "kinds", "outputs",
      "averages"),
+    ("finish",),
     ("engine",),
     ("align", "center", "stn", "gradmap", "laying"),
     ("reading", "outcome", "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),

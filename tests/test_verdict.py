@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from imgalign.ladder import Ladder
 from imgalign.levels import Levels
 from imgalign.search import Hypothesis
-from imgalign.verdict import Evidence, collect, fine_agreement, probability, reasons
+from imgalign.verdict import Evidence, collect, distinctness, fine_agreement, probability, reasons
 
 SIZE = (120, 144)
 SCENE, OTHER = (Blobs(seed, 144, count=300, sigma=(2, 6)) for seed in (41, 4321))
@@ -166,3 +166,33 @@ def test_edges_all_around_hold_every_shift_although_the_greys_of_two_modalities_
     # Nearly as many edges are inverted as are not.
     assert abs(np.corrcoef(np.gradient(fixed)[0].ravel(), np.gradient(moving)[0].ravel())[0, 1]) < 0.1
     assert evidence(fixed, moving, np.eye(3)).slide_deg is None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("large", [0, 3])
+def test_shared_detail_is_distinct_and_chance_is_not(sign, large):
+    """By the ratio that correlations of a share of white detail have, over what they scatter by elsewhere."""
+    rng = np.random.default_rng(2)
+    shape, share = (150, 170), 0.3
+    grain, others = rng.normal(size=shape), rng.normal(size=(2, *shape))
+    waves = large * gaussian_filter(rng.normal(size=(2, *shape)), (0, 6, 6)) * 6 * math.sqrt(4 * math.pi)
+    shift = np.array([[1, 0, 5], [0, 1, -3], [0, 0, 1.0]])
+
+    def picture(k, common):
+        values = math.sqrt(common) * grain + math.sqrt(1 - common) * others[k] + waves[k]
+        image = torch.as_tensor(np.float32(values if k == 0 else sign * np.roll(values, (-3, 5), (0, 1))))[None, None]
+        return image, torch.ones_like(image)
+
+    shared = distinctness(picture(0, share), picture(1, share), shift)
+    overlap = (shape[0] - 3) * (shape[1] - 5)
+    expected = share * math.sqrt(overlap) / (1 + large**2)  # waves are as strong as the grain, times `large`
+    assert shared > (0.8 if large == 0 else 1) * expected
+    if large == 0:
+        assert shared < 1.3 * expected
+    assert distinctness(picture(0, 0), picture(1, 0), shift) < 5
+    assert distinctness(picture(0, share), picture(1, share), np.eye(3)) < 5
+
+
+def test_flat_pictures_are_not_distinct():
+    flat = torch.zeros(1, 1, 60, 70)
+    assert distinctness((flat, torch.ones_like(flat)), (flat, torch.ones_like(flat)), np.eye(3)) == 0

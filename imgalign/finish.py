@@ -1,0 +1,248 @@
+"""From where the ladder came to, to the answer: as exact as the pictures know, by whatever they share.
+
+place -> polish, level by level -> edges, or fine detail alone, where these know better
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from imgalign._types import Matrix3
+from imgalign.appearance import fine_detail
+from imgalign.coords import corners, level_from_full
+from imgalign.decompose import jacobians
+from imgalign.gradients import central_differences
+from imgalign.ladder import Ladder
+from imgalign.levels import Masked
+from imgalign.light import noise_variance
+from imgalign.masks import mask_or_none
+from imgalign.plane import Plane, even_reduction
+from imgalign.polish import Polished, polish
+from imgalign.problem import Problem
+from imgalign.residuals import normalised, sampled
+from imgalign.sampling import Reader
+from imgalign.search import Hypothesis, allowed
+from imgalign.sums import variance
+from imgalign.transforms import Model, corner_distance, get_model, local_scale
+from imgalign.verdict import distinctness
+from imgalign.wanted import Wanted
+
+_FEW_PIXELS = 1e5  # up to this size all detail is used, whatever precision was asked: it takes little time
+_MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
+_KNOWN = 0.05  # pixels of the base level: predicted errors below are out of the reach of anything else
+_BESIDE = 0.2  # of the last ladder level: grey values that move an answer further may be led astray
+_WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
+_CLEARLY = 2.0  # times as exact, by predicted errors, others have to be, and may waver at most
+_CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
+_FITS_BETTER = 0.02  # share of their score by which features have to fit better where they lead, just so far apart
+_DISTINCT = 15.0  # standard deviations by which fine detail must agree better there than beside: chance comes to five
+_DETAIL_APART = 8.0  # of them from what was known before: error bars of features miss what pulls them
+_DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on
+
+
+class Finish:
+    """One pair of pictures at its finest levels.
+
+    Args:
+        fixed: The picture that stays.
+        moving: The other.
+        wanted: What was asked for.
+        ladder: Of both, for feature pictures.
+        base: Reduction of the level that is polished first.
+        between: Called after each polish.
+    """
+
+    def __init__(
+        self, fixed: Plane, moving: Plane, wanted: Wanted, ladder: Ladder, base: int, between: Callable[[], None]
+    ) -> None:
+        self._fixed, self._moving, self._wanted, self._between = fixed, moving, wanted, between
+        self._ladder, self._base = ladder, base
+        self.model: Model = get_model(wanted.model)
+        self.size_hw = fixed.size_hw
+
+    def polish(self, moving_from_fixed: Matrix3, far: float = math.inf, *, precise: bool = True) -> Polished:
+        """The last levels: as fine as the precision asks, or (not `precise`) the base level alone.
+
+        An answer that blurred pictures move by more than `far` pixels of the base level is not polished further.
+        """
+        for coarse in self._on_the_way():
+            moving_from_fixed = self._polish_at(moving_from_fixed, coarse, rounds=1).moving_from_fixed
+        reduction = self._base
+        done = self._polish_at(moving_from_fixed, reduction, far=far)
+        if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self._base:
+            return done
+        finest = self.finest
+        while precise and reduction > finest and self._sigma(done) > self._wanted.precision:
+            reduction = max(finest, even_reduction(reduction / 2) if reduction > 2 else 1)
+            done = self._polish_at(done.moving_from_fixed, reduction)
+        return done
+
+    @property
+    def finest(self) -> int:
+        """The reduction of the finest level that is ever polished."""
+        pixels = math.prod(self.size_hw)
+        return 1 if pixels <= _MOST_PIXELS else 2 * math.ceil(0.5 * math.sqrt(pixels / _MOST_PIXELS))
+
+    def best_known(self, place: Hypothesis, polished: Polished) -> Polished:
+        """A polished place, or what edges or fine detail make of it where they know better, doubts in its error bar.
+
+        Two modalities of one scene may share no more than these. Grey values then pull from a good place to a worse,
+        and their error bar, made of noise, does not see it.
+        """
+        if self.is_known(place, polished):
+            return polished.doubted()
+        return self.by_detail(self.by_features(place, polished)).doubted()
+
+    def is_known(self, place: Hypothesis, polished: Polished) -> bool:
+        """Whether grey values know all there is to know: their error is small, or they differ by noise alone."""
+        beside = self.apart(place, polished) < _BESIDE * self._base * self._ladder.reductions[-1]
+        if beside and self._sigma(polished) < _KNOWN * self._base:
+            return True
+        pictures = self._fixed.at(self._base)[0], self._moving.at(self._base)[0]
+        white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
+        return polished.noise < _WHITE * white or self._plain_noise(polished.moving_from_fixed) < _WHITE * white
+
+    def by_features(self, best: Hypothesis, polished: Polished) -> Polished:
+        """A polished place, or what its feature pictures make of it where they know better.
+
+        They do where they promise clearly less of an error and do not waver from detail to detail by more than that,
+        and where not both promises can be true.
+        """
+        known = self._sigma(polished)
+        found = self._ladder.finest(best.moving_from_fixed, polished.moving_from_fixed, self.model, self.size_hw)
+        other = replace(
+            polished,
+            moving_from_fixed=found.moving_from_fixed,
+            covariance=found.covariance,
+            doubt_px=found.doubt_px,
+            converged=True,
+        )
+        if not allowed(self._wanted, other.moving_from_fixed, self.size_hw):
+            return polished
+        theirs = self._sigma(other)
+        contradiction = self.apart(other, polished) / (_CONTRADICT * math.hypot(known, theirs, 1e-9))
+        # The farther apart, the less the features have to fit better where they lead.
+        contradicted = contradiction > 1 and found.better * contradiction**2 > _FITS_BETTER
+        better = _CLEARLY * theirs < known and found.doubt_px < _CLEARLY * known
+        if not contradicted and not better:
+            return polished
+        return self._as_seen(other)
+
+    def by_detail(self, polished: Polished) -> Polished:
+        """An answer, or what the finest detail makes of it where that knows better.
+
+        Bands of light, stains and channels of one scene may differ in all that is large and share grain, fibres and
+        outlines. A descent finds some agreement in any two pictures, and its error bar believes in it: that the detail
+        is shared is told by how much less of it agrees some pixels away.
+        """
+        known = self._sigma(polished.doubted())
+        if known < _KNOWN * self._base:
+            return polished
+        scale = local_scale(polished.moving_from_fixed, self.size_hw)
+        (f, wf), (m, wm) = self._fixed.at(self._base), self._moving.at(self._base)
+        pictures = (fine_detail(f, wf, max(1.0, 1 / scale)), wf), (fine_detail(m, wm, max(1.0, scale)), wm)
+        found = self._polished(pictures, polished.moving_from_fixed, self._base).doubted()
+        theirs = self._sigma(found)
+        better = _CLEARLY * theirs < known and found.noise < _DETAIL_NOISE
+        near = self.apart(found, polished) < _DETAIL_APART * math.hypot(known, theirs)
+        if not better or not near or not allowed(self._wanted, found.moving_from_fixed, self.size_hw):
+            return polished
+        level = level_from_full(self._base)
+        if distinctness(*pictures, level @ found.moving_from_fixed @ np.linalg.inv(level)) < _DISTINCT:
+            return polished
+        return self._as_seen(replace(found, converged=True))
+
+    def _as_seen(self, answer: Polished) -> Polished:
+        """An answer from something else, with what grey values say where it lies."""
+        seen = self._polish_at(answer.moving_from_fixed, self._base, rounds=1, iterations=0)
+        return replace(answer, correlation=seen.correlation, overlap=seen.overlap, noise=seen.noise, loss=seen.loss)
+
+    def apart(self, one: Hypothesis | Polished, other: Hypothesis | Polished) -> float:
+        """Mean distance of the mapped corners, px."""
+        return corner_distance(one.moving_from_fixed, other.moving_from_fixed, self.size_hw)
+
+    def _on_the_way(self) -> list[int]:
+        """Reductions between the ladder's last level and the base, halving: each brings the next within its basin."""
+        last = self._ladder.reductions[-1] * self._base
+        return [self._base * k for k in (8, 4, 2) if self._base * k < 0.75 * last]
+
+    def _polish_at(
+        self,
+        moving_from_fixed: Matrix3,
+        reduction: int,
+        rounds: int = 3,
+        iterations: int | None = None,
+        far: float = math.inf,
+    ) -> Polished:
+        pictures = self._fixed.at(reduction), self._moving.at(reduction)
+        return self._polished(pictures, moving_from_fixed, reduction, rounds, iterations, far)
+
+    def _polished(
+        self,
+        pictures: tuple[Masked, Masked],
+        moving_from_fixed: Matrix3,
+        reduction: int,
+        rounds: int = 3,
+        iterations: int | None = None,
+        far: float = math.inf,
+    ) -> Polished:
+        """`polish` of two pictures of a level, in full-size pixels."""
+        level = level_from_full(reduction)
+        full = np.linalg.inv(level)
+        done = polish(
+            *pictures,
+            level @ moving_from_fixed @ full,
+            self.model,
+            rounds=rounds,
+            far_px=far,
+            # The finest detail takes as long as all before it, and is not worth it once the precision is reached.
+            enough_px=0.5 * self._wanted.precision / reduction if math.prod(self.size_hw) > _FEW_PIXELS else 0.0,
+            iterations=iterations if iterations is not None else self._wanted.iterations or 10,
+            robust=self._wanted.loss in ("auto", "robust", "lncc"),
+            light={"auto": None, "lncc": True}.get(self._wanted.loss, None if self._wanted.loss == "robust" else False),
+        )
+        self._between()
+        matrix = full @ done.moving_from_fixed @ level
+        # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
+        return replace(
+            done,
+            moving_from_fixed=matrix / matrix[2, 2],
+            covariance=done.covariance * reduction**2,
+            doubt_px=done.doubt_px * reduction,
+        )
+
+    def _plain_noise(self, moving_from_fixed: Matrix3) -> float:
+        """Robust standard deviation of what the pictures of the base level differ by as they are, over the contrast."""
+        (fixed, weight), (moving, seen) = self._fixed.at(self._base), self._moving.at(self._base)
+        reader = Reader(moving, mask_or_none(seen), (moving.shape[-2], moving.shape[-1]))
+        problem = Problem(fixed, *central_differences(fixed), weight, reader)
+        level = level_from_full(self._base)
+        matrix = torch.as_tensor(level @ moving_from_fixed @ np.linalg.inv(level))[None]
+        under, both = problem.read(matrix)
+        fixed, under, *_ = normalised(fixed, under, both)
+        return float(sampled(problem, under - fixed, both).scale())
+
+    def _sigma(self, polished: Polished) -> float:
+        return corner_sigma(polished, self.model, self.size_hw)
+
+
+def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> float:
+    """Predicted standard deviation of a mapped corner, px (root mean square over the corners)."""
+    c = corner_covariance(polished, model, size_hw)
+    return float(math.sqrt(max(np.trace(c), 0.0) / 4))
+
+
+def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]) -> np.ndarray:
+    """`(8, 8)` covariance of the mapped corners, px^2, from that of the parameters."""
+    points = corners(size_hw)
+    moved = model.generators(size_hw) @ np.c_[points, np.ones(4)].T  # (P, 3, corners)
+    shift = moved[:, :2] - points.T * moved[:, 2:]
+    jacobian = np.einsum("nij,pjn->nip", jacobians(polished.moving_from_fixed, points), shift).reshape(8, -1)
+    jacobian = np.nan_to_num(jacobian, nan=1e6, posinf=1e6, neginf=-1e6)
+    # What is not known at all has a number as well: infinities would turn to NaN.
+    covariance = np.nan_to_num(polished.covariance.numpy(), nan=1e12, posinf=1e12, neginf=-1e12)
+    out = jacobian @ covariance @ jacobian.T
+    return np.asarray(0.5 * (out + out.T))
