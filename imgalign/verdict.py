@@ -237,14 +237,22 @@ def _slide_deg(fixed: Tensor, moving: Tensor, valid: Weight) -> float | None:
     """The direction along which two feature pictures on one grid share no structure, in degrees, or None.
 
     The products of both pictures' gradients, summed over the pixels, are what tells a shift; the noise of one knows
-    nothing of the other's. Where all edges run one way nothing is left along them. Pictures of two modalities, whose
-    gradients do not agree, are asked for the edges that they share in whatever contrast.
+    nothing of the other's. Where all edges run one way nothing is left along them. Between two modalities products of
+    both signs may cancel each other along an axis: the edges that they share in whatever contrast have to say so too.
     """
     (fx, fy), (mx, my) = (central_differences(x[:, :1]) for x in (fixed, moving))
     products = (fx * mx, 0.5 * (fx * my + fy * mx), fy * my, fx * fx + fy * fy, mx * mx + my * my)
     xx, xy, yy, of_fixed, of_moving = (float(x) for x in gathered(*(total(product * valid) for product in products)))
-    if xx + yy > _SAME_MODALITY * math.sqrt(of_fixed * of_moving):
-        return _one_way(xx, xy, yy)
+    by_greys = _one_way(xx, xy, yy)
+    alike = xx + yy > _SAME_MODALITY * math.sqrt(of_fixed * of_moving)
+    if alike and by_greys is None:
+        return None
+    by_edges = _shared_edges_deg(fixed, moving, valid)
+    return by_greys if alike and by_edges is not None else by_edges
+
+
+def _shared_edges_deg(fixed: Tensor, moving: Tensor, valid: Weight) -> float | None:
+    """The same of the edges that two feature pictures share in whatever contrast."""
     (re, im), (other_re, other_im) = (x[:, -2:].unbind(1) for x in (fixed, moving))
     alike = (re * other_re + im * other_im) * valid[:, 0]
     # A unit vector along the gradient times itself, out of the double angle.

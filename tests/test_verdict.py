@@ -136,7 +136,7 @@ def test_a_trusted_answer_has_its_reason_too():
     assert reasons(GOOD, trusted=True) == ("100 % of the structure agrees part by part",)
 
 
-@pytest.mark.parametrize("noise", [0, 0.2])
+@pytest.mark.parametrize("noise", [0, 0.2, 1.0])
 @pytest.mark.parametrize("angle_deg", [0, 30])
 def test_edges_in_one_direction_leave_the_shift_along_them_open(noise, angle_deg):
     y, x = np.indices(SIZE)
@@ -166,6 +166,13 @@ def test_edges_all_around_hold_every_shift_although_the_greys_of_two_modalities_
     # Nearly as many edges are inverted as are not.
     assert abs(np.corrcoef(np.gradient(fixed)[0].ravel(), np.gradient(moving)[0].ravel())[0, 1]) < 0.1
     assert evidence(fixed, moving, np.eye(3)).slide_deg is None
+
+
+def test_edges_whose_contrast_is_inverted_in_places_hold_the_shift_across_them_as_well():
+    y, x = np.indices(SIZE)
+    across, along = (sum(np.sin(f * t + 7 * f) for f in np.linspace(0.1, 0.6, 9)) for t in (x, y))
+    inverted = np.where(x // 20 % 2, 1, -1)
+    assert evidence(across + along, across + inverted * along, np.eye(3)).slide_deg is None
 
 
 @pytest.mark.parametrize("sign", [1, -1])
