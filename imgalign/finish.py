@@ -39,6 +39,8 @@ _CLEARLY = 2.0  # times as exact, by predicted errors, others have to be, and ma
 _CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
 _FITS_BETTER = 0.02  # share of their score by which features have to fit better where they lead, just so far apart
 _DISTINCT = 15.0  # standard deviations by which fine detail must agree better there than beside: chance comes to five
+_HINT, _WITHIN = 8.0, 3.0  # of them so many pixels around the place: with less it is not worth looking
+_HOPELESS = 4.0  # times what is known: where blurred detail promises no less, all of it will hardly know better
 _DETAIL_APART = 8.0  # of them from what was known before: error bars of features miss what pulls them
 _DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on
 
@@ -144,14 +146,18 @@ class Finish:
         scale = local_scale(polished.moving_from_fixed, self.size_hw)
         (f, wf), (m, wm) = self._fixed.at(self._base), self._moving.at(self._base)
         pictures = (fine_detail(f, wf, max(1.0, 1 / scale)), wf), (fine_detail(m, wm, max(1.0, scale)), wm)
-        found = self._polished(pictures, polished.moving_from_fixed, self._base).doubted()
+        level = level_from_full(self._base)
+        full = np.linalg.inv(level)
+        if distinctness(*pictures, level @ polished.moving_from_fixed @ full, within=_WITHIN) < _HINT:
+            return polished
+        hopeless = _HOPELESS * known
+        found = self._polished(pictures, polished.moving_from_fixed, self._base, hopeless=hopeless).doubted()
         theirs = self._sigma(found)
         better = _CLEARLY * theirs < known and found.noise < _DETAIL_NOISE
         near = self.apart(found, polished) < _DETAIL_APART * math.hypot(known, theirs)
         if not better or not near or not allowed(self._wanted, found.moving_from_fixed, self.size_hw):
             return polished
-        level = level_from_full(self._base)
-        if distinctness(*pictures, level @ found.moving_from_fixed @ np.linalg.inv(level)) < _DISTINCT:
+        if distinctness(*pictures, level @ found.moving_from_fixed @ full) < _DISTINCT:
             return polished
         return self._as_seen(replace(found, converged=True))
 
@@ -188,6 +194,7 @@ class Finish:
         rounds: int = 3,
         iterations: int | None = None,
         far: float = math.inf,
+        hopeless: float = math.inf,
     ) -> Polished:
         """`polish` of two pictures of a level, in full-size pixels."""
         level = level_from_full(reduction)
@@ -198,6 +205,7 @@ class Finish:
             self.model,
             rounds=rounds,
             far_px=far,
+            hopeless_px=hopeless / reduction,
             # The finest detail takes as long as all before it, and is not worth it once the precision is reached.
             enough_px=0.5 * self._wanted.precision / reduction if math.prod(self.size_hw) > _FEW_PIXELS else 0.0,
             iterations=iterations if iterations is not None else self._wanted.iterations or 10,

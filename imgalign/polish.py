@@ -87,6 +87,7 @@ def polish(
     light: bool | None = None,
     enough_px: float = 0.0,
     far_px: float = math.inf,
+    hopeless_px: float = math.inf,
 ) -> Polished:
     """Refine a transform that is right to about a pixel; pictures `(1, 1, H, W)` with masks.
 
@@ -101,6 +102,7 @@ def polish(
         robust: Let occluders go; else plain least squares.
         enough_px: Predicted error of the corners below which blurred pictures are enough.
         far_px: How far blurred pictures may move the corners before the others are looked at.
+        hopeless_px: Predicted error from blurred pictures with which the others are not looked at either.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
     """
     cutoff = _CUTOFF if robust else math.inf
@@ -123,7 +125,8 @@ def polish(
             break
     answer = descent.polished(sparse.noise)
     near = corner_distance(moving_from_fixed, answer.moving_from_fixed, size_hw) <= far_px
-    if rounds > 1 and near and not answer.white_sigma_px < enough_px:
+    enough, hopeless = answer.white_sigma_px < enough_px, answer.white_sigma_px > hopeless_px
+    if rounds > 1 and near and not (enough or hopeless):
 
         def with_all_pixels() -> Polished:
             descent.run(blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)

@@ -317,7 +317,9 @@ def _agreeing(surfaces: Tensor, energy: Tensor) -> float:
     return float((count * (distance <= _NEAR)).sum() / count.sum().clamp_min(1e-12))
 
 
-def distinctness(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], level_matrix: Matrix3) -> float:
+def distinctness(
+    fixed: tuple[Image, Weight], moving: tuple[Image, Weight], level_matrix: Matrix3, *, within: float = 0.0
+) -> float:
     """By how many standard deviations two pictures correlate more, with either sign, at an answer than beside it.
 
     Any two pictures correlate by some chance, and a descent finds the place near it where they do so most: up to five
@@ -327,6 +329,7 @@ def distinctness(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], leve
         fixed: Picture `(1, 1, H, W)` and mask, without anything larger than some pixels.
         moving: The same of the other.
         level_matrix: The answer in pixels of that level.
+        within: Pixels around the answer of which the best place counts.
     """
     picture, weight = moving
     reader = Reader(picture, mask_or_none(weight), (picture.shape[-2], picture.shape[-1]))
@@ -337,8 +340,9 @@ def distinctness(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], leve
     surface = _surfaces(f, torch.nn.functional.pad(m, (_BESIDE,) * 4), _BESIDE)[0][None]
     # What is larger in both has a wide peak, or hollow, on which the narrow one of fine detail stands.
     surface = fine_detail(surface, full_weight(surface), _PEAK)[0, 0].abs()
-    elsewhere = surface[_distance(_BESIDE) > _FAR]
-    return float(surface[_BESIDE, _BESIDE] / elsewhere.square().mean().sqrt().clamp_min(1e-30))
+    distance = _distance(_BESIDE)
+    here, elsewhere = surface[distance <= within].max(), surface[distance > _FAR]
+    return float(here / elsewhere.square().mean().sqrt().clamp_min(1e-30))
 
 
 def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], level_matrix: Matrix3) -> float:

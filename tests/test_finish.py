@@ -175,3 +175,12 @@ def test_two_stains_are_aligned_by_their_grain(seed):
     fixed, moving = two_stains(shared=True, seed=seed)
     found = align(fixed, moving, model="rigid")
     assert corner_error(found.moving_from_fixed, TRUTH, SIZE) < 0.05
+
+
+@pytest.mark.parametrize("stains", [False], indirect=True, ids=["grain of its own"])
+def test_fine_detail_that_does_not_stand_out_nearby_is_not_polished(stains, monkeypatch):
+    _, two_of_one = stains
+    polished = two_of_one.finish.polish(TRUTH)
+    unsure = replace(polished, covariance=0.5 * torch.eye(3).double(), doubt_px=0.0)
+    monkeypatch.setattr("imgalign.finish.polish", lambda *_, **__: pytest.fail("was polished"))
+    assert two_of_one.finish.by_detail(unsure) is unsure

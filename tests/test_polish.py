@@ -6,6 +6,7 @@ import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
 
 from imgalign.polish import _agrees, _doubt_px, polish
+from imgalign.sharp import Sharp
 from imgalign.transforms import MODELS
 from imgalign.uncertainty import covariance
 
@@ -223,3 +224,15 @@ def test_the_sharp_answer_stands_where_it_is_predicted_about_as_good(white, all_
     assert _agrees(smooth, sharp, SIZE) == stands
     astray = replace(sharp, moving_from_fixed=about_centre(SIZE, shift=(0.5, 0)))
     assert not _agrees(smooth, astray, SIZE)
+
+
+@pytest.mark.parametrize(("promise", "looks"), [(2.0, 0), (0.5, 1)])
+def test_sharp_pictures_are_looked_at_unless_blurred_ones_promise_too_little(promise, looks, monkeypatch):
+    """`hopeless_px` is half or twice of what blurred pictures promise."""
+    truth = about_centre(SIZE, shift=(2.3, -1.6), angle_deg=2)
+    fixed, moving = (planes(p) for p in pair(SCENE, SIZE, truth))
+    blurred = polish(fixed, moving, truth, MODELS["rigid"], rounds=3, enough_px=1.0)
+    asked = []
+    monkeypatch.setattr("imgalign.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
+    polish(fixed, moving, truth, MODELS["rigid"], hopeless_px=blurred.white_sigma_px / promise)
+    assert len(asked) == looks
