@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,15 @@ def save_params():
 def test_signal_is_quiet_and_leaves_nothing(number, status, pair):
     command = [sys.executable, "-m", "imgalign", "affine", "fixed.png", "moving.png"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    # What runs in the background of a script is deaf to Ctrl-C, and so would be all that it starts.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=listening,  # noqa: PLW1509  (alone)
+    ) as process:
         time.sleep(0.6)  # within the import of torch
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
