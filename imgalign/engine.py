@@ -32,9 +32,14 @@ _FAR = 3.0  # pixels of the base level: from so far away it is not worth more th
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
+_GRID = 0.06  # of the diagonal: hypotheses of rotations and scales nearer to each other are one start
+_STARTS, _PERIODS = 12, 24  # that are kept of a search, and of one for shifts alone
+_CHEAP, _ALIKE = 5, 0.8  # of them are refined first, and all whose scores are such a share of the best one's
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
+_RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
+_WORSE = 2.0  # times the least residual: a place with more is not the right one
 _SURE = 0.97  # a cheap start with this probability needs no search
 
 
@@ -132,8 +137,28 @@ class Pair:
         evidence = self.judge(ranked)
         return Candidate(ranked, evidence, verdict.promise(evidence))
 
+    def told_apart(self, candidate: Candidate) -> Candidate:
+        """A candidate less those places that fit about as well on the ladder and far worse in full detail.
+
+        The edges of texture that repeats fit a period further as well; what does not repeat may be as fine as noise.
+        """
+        rivals = [h for h in candidate.ranked if h.score > _RIVAL * candidate.ranked[0].score]
+        if len(rivals) == 1 or candidate.promise < _PROMISING:
+            return candidate
+        began = time.perf_counter()
+        noise = [self.finish.glance(h.moving_from_fixed).noise for h in rivals]
+        self.spent("refine", began)
+        least = min((n for n in noise if math.isfinite(n)), default=math.inf)
+        told = [h for h, n in zip(rivals, noise, strict=True) if n <= _WORSE * least]
+        if len(told) in (0, len(rivals)):
+            return candidate
+        ranked = [*told, *candidate.ranked[len(rivals) :]]
+        evidence = self.judge(ranked)
+        return Candidate(ranked, evidence, verdict.promise(evidence))
+
     def answer(self, candidate: Candidate) -> Answer:
         """A candidate as exact as it gets, and what speaks for it."""
+        candidate = self.told_apart(candidate)
         began = time.perf_counter()
         best = candidate.ranked[0]
         # What no detail can tell is not looked for on finer levels.
@@ -242,11 +267,19 @@ class Pair:
             return [Hypothesis(np.eye(3), 0.0)]
         if init == "center":
             return [Hypothesis(centre, 0.0)]
-        shifts = self._search(full_range("translate", 0, 1, False), peaks=12 if self.model.name == "translate" else 3)
+        shifts = self.shifts()
         if init == "phase":
             return shifts
         starts = [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
-        return distinct(starts, self.size_hw, _BASIN * max(self.size_hw), 5)
+        alike = sum(h.score > _ALIKE * shifts[0].score for h in shifts)
+        return distinct(starts, self.size_hw, _BASIN * max(self.size_hw), max(_CHEAP, alike))
+
+    def shifts(self) -> list[Hypothesis]:
+        """The best shifts at no rotation: of texture that repeats, those a few periods away as well."""
+        span = full_range("translate", 0, 1, False)
+        if self.model.name != "translate":
+            return self._search(span, peaks=3)
+        return self._search(span, peaks=_PERIODS, apart=_BASIN)
 
     def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
         """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""
@@ -284,10 +317,10 @@ class Pair:
         furthest = 180.0 if w.max_rotation is None else w.max_rotation
         return full_range(w.model, furthest, w.max_scale or 2.0, w.allow_mirror)
 
-    def _search(self, span: Range, peaks: int) -> list[Hypothesis]:
+    def _search(self, span: Range, peaks: int, apart: float = _GRID) -> list[Hypothesis]:
         began = time.perf_counter()
         full = self._at_full_size(search(self.levels, span, peaks=peaks))
-        best = distinct(full, self.size_hw, 0.06 * math.hypot(*self.size_hw), 12)
+        best = distinct(full, self.size_hw, apart * math.hypot(*self.size_hw), max(_STARTS, peaks))
         self.spent("start", began)
         return best
 

@@ -88,6 +88,10 @@ class Finish:
         pixels = math.prod(self.size_hw)
         return 1 if pixels <= _MOST_PIXELS else 2 * math.ceil(0.5 * math.sqrt(pixels / _MOST_PIXELS))
 
+    def glance(self, moving_from_fixed: Matrix3) -> Polished:
+        """What blurred pictures of the base level make of a place: enough to tell how well it fits."""
+        return self._polish_at(moving_from_fixed, self._base, rounds=1)
+
     def best_known(self, place: Hypothesis, polished: Polished) -> Polished:
         """A polished place, or what edges or fine detail make of it where they know better, doubts in its error bar.
 

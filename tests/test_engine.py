@@ -72,3 +72,46 @@ def test_patches_are_looked_for_elsewhere_unless_the_pictures_hardly_differ(monk
     found = align(fixed, moving, model="rigid")
     assert corner_error(found.moving_from_fixed, truth, size) < 0.2
     assert len(asked) == looked
+
+
+@pytest.mark.parametrize(
+    ("share", "promise", "first"), [(0.95, 0.9, "right"), (0.8, 0.9, "wrong"), (0.95, 0.1, "wrong")]
+)
+def test_places_that_fit_alike_are_told_apart_in_full_detail(two, share, promise, first):
+    """Where the second fits nearly as well on the ladder, and where it is worth the time."""
+    right, wrong = Hypothesis(TRUTH, share), Hypothesis(about_centre(SIZE, shift=(34, -3), angle_deg=3), 1.0)
+    seen = two.candidate([Hypothesis(np.eye(3), 0.0)], wide=False)
+    told = two.told_apart(replace(seen, ranked=[wrong, right], promise=promise))
+    assert told.ranked[0] is {"right": right, "wrong": wrong}[first]
+    assert len(told.ranked) == (1 if first == "right" else 2)
+
+
+@pytest.mark.parametrize("noise", [0.0, np.nan])
+def test_places_of_which_full_detail_says_nothing_stay_in_their_order(two, monkeypatch, noise):
+    seen = two.candidate([Hypothesis(np.eye(3), 0.0)], wide=False)
+    places = [Hypothesis(TRUTH, 1.0), Hypothesis(about_centre(SIZE, shift=(34, -3)), 0.95)]
+    polished = two.finish.polish(TRUTH)
+    monkeypatch.setattr(two.finish, "glance", lambda _: replace(polished, noise=noise))
+    assert two.told_apart(replace(seen, ranked=places, promise=0.9)).ranked == places
+
+
+def tiles(amplitude, seed):
+    """A grid of lines, 28 pixels apart, over something that does not repeat."""
+    below = Blobs(seed, 300, count=120, sigma=(6, 14))
+
+    def scene(x, y):
+        across, along = x * np.cos(0.3) + y * np.sin(0.3), y * np.cos(0.3) - x * np.sin(0.3)
+        line = np.minimum.reduce([across % 28, 28 - across % 28, along % 28, 28 - along % 28])
+        return np.clip(line - 1, 0, 2) + amplitude * below(x, y)
+
+    return scene
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_texture_that_repeats_is_not_laid_a_few_periods_off(seed):
+    size, rng = (260, 300), np.random.default_rng(seed)
+    truth = about_centre(size, shift=(-63.3, -41.6))
+    fixed, moving = (p + 0.05 * rng.normal(size=size) for p in pair(tiles(0.8, seed), size, truth))
+    found = align(fixed, moving, model="translate")
+    assert found.trusted
+    assert corner_error(found.moving_from_fixed, truth, size) < 0.05
