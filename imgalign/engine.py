@@ -142,7 +142,12 @@ class Pair:
 
         The edges of texture that repeats fit a period further as well; what does not repeat may be as fine as noise.
         """
-        rivals = [h for h in candidate.ranked if h.score > _RIVAL * candidate.ranked[0].score]
+        first = candidate.ranked[0]
+        rivals = [
+            h
+            for h in candidate.ranked
+            if h.score > _RIVAL * first.score or h.correlation >= max(first.correlation, 1e-9)
+        ]
         if len(rivals) == 1 or candidate.promise < _PROMISING:
             return candidate
         began = time.perf_counter()
@@ -152,7 +157,7 @@ class Pair:
         told = [h for h, n in zip(rivals, noise, strict=True) if n <= _WORSE * least]
         if len(told) in (0, len(rivals)):
             return candidate
-        ranked = [*told, *candidate.ranked[len(rivals) :]]
+        ranked = [*told, *(h for h in candidate.ranked if all(h is not r for r in rivals))]
         evidence = self.judge(ranked)
         return Candidate(ranked, evidence, verdict.promise(evidence))
 

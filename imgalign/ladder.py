@@ -140,7 +140,12 @@ class Ladder:
                 hypotheses, model, reduction, first=index == 0, wide=wide and index == 0, size_hw=size_hw
             )
             found = [h for h in found if h.score >= _BEHIND * found[0].score]
-            hypotheses = distinct(found, size_hw, 0.02 * math.hypot(*size_hw), max(2, keep >> index))
+            apart, count = 0.02 * math.hypot(*size_hw), max(2, keep >> index)
+            hypotheses = distinct(found, size_hw, apart, count)
+            # Texture that repeats scores by the overlap that a shift leaves: the right place only correlates better.
+            better = [h for h in found if h.correlation > hypotheses[0].correlation]
+            ahead = distinct(better, size_hw, apart, count)
+            hypotheses = distinct(sorted([*hypotheses, *ahead], key=lambda h: -h.score), size_hw, apart, 2 * count)
         return hypotheses
 
     def again(self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int]) -> Hypothesis | None:
@@ -248,7 +253,7 @@ def _survivors(state: State, rung: Rung, behind: float) -> torch.Tensor:
 
 def _ranked(state: State, rung: Rung) -> list[Hypothesis]:
     return [
-        Hypothesis(rung.to_full(m.numpy()), float(s))
-        for m, s in zip(state.final, _scores(state, rung), strict=True)
+        Hypothesis(rung.to_full(m.numpy()), float(s), float(c))
+        for m, s, c in zip(state.final, _scores(state, rung), state.correlation, strict=True)
         if math.isfinite(float(s))
     ]

@@ -40,11 +40,12 @@ class Hypothesis:
     """A transform to refine from: its matrix in full-size pixels, and how well its pictures agree.
 
     `score` is Fisher's z of the correlation times the square root of the overlap in pixels: large for a high
-    correlation over a large area.
+    correlation over a large area. `correlation` is that alone where the ladder has seen it, else 0.
     """
 
     moving_from_fixed: Matrix3
     score: float
+    correlation: float = 0.0
 
 
 @dataclass(frozen=True)

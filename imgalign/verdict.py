@@ -47,6 +47,7 @@ _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
 # answers they never fell below 0.85.
 BY_HAND = {"fine": 10.0}
 _ALONE = 1.5  # log of the score over the next one's where there is none, or none that counts
+_PERIOD = 0.75  # of an answer's score, from which another place may be a period of texture away
 _TIED = 0.01  # log of the score over the next one's at which both fit about alike; no right answer came below 0.06
 _PRECISE = -2.5  # log of a predicted error that is small enough: still smaller ones do not speak for an answer
 _INTERCEPT = -10.788
@@ -165,10 +166,22 @@ def beside(evidence: Evidence, answer: Hypothesis, others: list[Hypothesis], siz
     far = 0.02 * math.hypot(*size_hw)
     for other in others:
         distance = corner_distance(other.moving_from_fixed, answer.moving_from_fixed, size_hw)
-        margin = math.log(max(answer.score, 1e-3) / max(other.score, 1e-3))
+        margin = _lead(answer, other)
         if distance > far and margin < evidence.margin:
             evidence = replace(evidence, margin=margin, rival_px=distance)
     return evidence
+
+
+def _lead(answer: Hypothesis, other: Hypothesis) -> float:
+    """Logarithm of an answer's score over that of another place, or of their correlations alone where these say less.
+
+    Scores grow with the overlap. Where texture repeats, places a period apart differ by that alone: it says nothing.
+    """
+    lead = math.log(max(answer.score, 1e-3) / max(other.score, 1e-3))
+    if other.score < _PERIOD * answer.score or min(answer.correlation, other.correlation) <= 0:
+        return lead
+    one, two = (math.atanh(min(h.correlation, 0.999)) for h in (answer, other))
+    return min(lead, math.log(one / two))
 
 
 def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from imgalign.ladder import Ladder
 from imgalign.levels import Levels
 from imgalign.search import Hypothesis
-from imgalign.verdict import Evidence, collect, distinctness, fine_agreement, probability, reasons
+from imgalign.verdict import Evidence, beside, collect, distinctness, fine_agreement, probability, reasons
 
 SIZE = (120, 144)
 SCENE, OTHER = (Blobs(seed, 144, count=300, sigma=(2, 6)) for seed in (41, 4321))
@@ -155,6 +155,18 @@ def test_edges_all_around_hold_every_shift():
 
 def test_two_places_that_fit_alike_are_not_trusted():
     assert probability(replace(GOOD, margin=0.1)) > 0.5 > probability(replace(GOOD, margin=0.0))
+
+
+@pytest.mark.parametrize(
+    ("score", "correlation", "margin"),
+    [(0.9, 0.6, -math.log(0.9)), (0.9, 0.8, 0.0), (0.9, 0.79, math.log(math.atanh(0.8) / math.atanh(0.79))),
+     (0.6, 0.8, -math.log(0.6)), (0.9, 0.0, -math.log(0.9))],
+    ids=["clearly less alike", "as much", "hardly less", "far behind", "not known"],
+)  # fmt: skip
+def test_an_overlap_that_a_period_leaves_is_no_lead(score, correlation, margin):
+    answer = Hypothesis(np.eye(3), 1.0, 0.8)
+    other = Hypothesis(about_centre(SIZE, shift=(30, 0)), score, correlation)
+    assert beside(replace(GOOD, margin=1.5), answer, [other], SIZE).margin == pytest.approx(margin, abs=1e-9)
 
 
 def test_edges_all_around_hold_every_shift_although_the_greys_of_two_modalities_contradict_each_other():
