@@ -32,7 +32,7 @@ _FAR = 3.0  # pixels of the base level: from so far away it is not worth more th
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
-_GRID = 0.06  # of the diagonal: hypotheses of rotations and scales nearer to each other are one start
+_GRID, _FINE_GRID = 0.06, 0.03  # of the diagonal: hypotheses nearer to each other are one start; of shifts alone
 _STARTS, _PERIODS = 12, 24  # that are kept of a search, and of one for shifts alone
 _CHEAP, _ALIKE = 5, 0.8  # of them are refined first, and all whose scores are such a share of the best one's
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
@@ -143,11 +143,7 @@ class Pair:
         The edges of texture that repeats fit a period further as well; what does not repeat may be as fine as noise.
         """
         first = candidate.ranked[0]
-        rivals = [
-            h
-            for h in candidate.ranked
-            if h.score > _RIVAL * first.score or h.correlation >= max(first.correlation, 1e-9)
-        ]
+        rivals = [h for h in candidate.ranked if h.score > _RIVAL * first.score or h.correlation > first.correlation]
         if len(rivals) == 1 or candidate.promise < _PROMISING:
             return candidate
         began = time.perf_counter()
@@ -284,7 +280,7 @@ class Pair:
         span = full_range("translate", 0, 1, False)
         if self.model.name != "translate":
             return self._search(span, peaks=3)
-        return self._search(span, peaks=_PERIODS, apart=_BASIN)
+        return self._search(span, peaks=_PERIODS, apart=_FINE_GRID)
 
     def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
         """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""

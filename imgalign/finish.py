@@ -62,7 +62,7 @@ class Finish:
     ) -> None:
         self._fixed, self._moving, self._wanted, self._between = fixed, moving, wanted, between
         self._ladder, self._base = ladder, base
-        self.model: Model = get_model(wanted.model)
+        self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
 
     def polish(self, moving_from_fixed: Matrix3, far: float = math.inf, *, precise: bool = True) -> Polished:

@@ -2,8 +2,8 @@
 
 On a hundred pixels, where `search` looks, noise drowns such points, and they are too few to meet those of the other
 picture unless rotation and scale are right already. So they are found on the full picture, and each two of one picture
-are laid on each two of the other: that says rotation, scale and shift, and the other points say how well. Points know
-nothing of their grey values here but that the brighter of two is the brighter one in both pictures.
+are laid on each two of the other: that says rotation, scale and shift, and the other points say how well. Of brightness
+only the ratio of two points counts, and that within a factor: exposures and colours differ.
 """
 
 import math
