@@ -18,6 +18,8 @@ Valid: TypeAlias = Annotated[Tensor, "B N"]
 Matrix: TypeAlias = Annotated[Tensor, "B 3 3"]
 Params: TypeAlias = Annotated[Tensor, "B P"]
 Pixels: TypeAlias = NDArray[Any]  # (H, W) or (H, W, C), as a file or a caller gives them
+Floats: TypeAlias = NDArray[np.float64]  # a few numbers
 Matrix3: TypeAlias = NDArray[np.float64]  # (3, 3)
+Matrices: TypeAlias = NDArray[np.float64]  # (B, 3, 3)
 
 SamplerName = Literal["nearest", "bilinear", "cubic"]

@@ -289,7 +289,7 @@ def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float
     reduction = pair.base * further
     (f, wf), (m, wm) = (reduce(*picture.at(pair.base), further) for picture in (pair.fixed, pair.moving))
     level = level_from_full(reduction)
-    matrices = torch.as_tensor(np.stack([np.eye(3), level @ moving_from_fixed @ np.linalg.inv(level)]))
+    matrices = np.stack([np.eye(3), level @ moving_from_fixed @ np.linalg.inv(level)])
     step = 2 if f.numel() > _MANY_PIXELS else 1
     f, wf = (x[..., ::step, ::step] for x in (f, wf))
     reader = Reader(m, mask_or_none(wm), (m.shape[-2], m.shape[-1]))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imgalign._types import Floats
 from imgalign.coords import centre_normalisation
 from imgalign.transforms import Model
 
@@ -30,23 +31,22 @@ class Basis:
     """Displacement fields of a model's generators as polynomials of the normalised coordinates.
 
     `p[k]` and `q[k]` are the coefficients `(d + 1, d + 1)` of `y^i x^j` of generator k's displacement along
-    x and along y; `pp`, `pq`, `qq` those of their products, of degree 2d.
+    x and along y; `products[k, l]` those of what `xx`, `xy` and `yy` of a picture are multiplied by for the two
+    generators, `(3, 2d + 1, 2d + 1)`.
     """
 
-    p: Tensor
-    q: Tensor
-    pp: Tensor
-    pq: Tensor
-    qq: Tensor
-    powers_x: Tensor
-    powers_y: Tensor
+    p: Floats
+    q: Floats
+    products: Floats
+    powers_x: Floats
+    powers_y: Floats
     _on: dict[tuple[torch.dtype, torch.device], _Powers] = field(default_factory=dict, init=False, repr=False)
 
     def _powers(self, like: Tensor) -> _Powers:
         key = like.dtype, like.device
         if key not in self._on:
             # First the dtype: not every device has float64.
-            x, y = (p.to(like.dtype).to(like.device) for p in (self.powers_x, self.powers_y))
+            x, y = (torch.as_tensor(p).to(like.dtype).to(like.device) for p in (self.powers_x, self.powers_y))
             side = _block_side(len(y))
             whole = len(y) // side * side
             self._on[key] = _Powers(x, y[:whole].unflatten(0, (-1, side)).mT.contiguous(), y[whole:].T[..., None])
@@ -87,9 +87,9 @@ def basis_of(model: Model, size_hw: tuple[int, int]) -> Basis:
         return out
 
     pq = product(p, q)
-    powers = [torch.as_tensor(np.stack([t**k for k in range(2 * degree + 1)], 1)) for t in (x, y)]
-    tensors = (p, q, product(p, p), pq + pq.transpose(1, 0, 2, 3), product(q, q))
-    return Basis(*(torch.as_tensor(t) for t in tensors), *powers)
+    powers_x, powers_y = (np.stack([t**k for k in range(2 * degree + 1)], 1) for t in (x, y))
+    products = np.stack([product(p, p), pq + pq.transpose(1, 0, 2, 3), product(q, q)], 2)
+    return Basis(p, q, products, powers_x, powers_y)
 
 
 def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
@@ -109,13 +109,13 @@ def _block_side(rows: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def over_blocks(model: Model, size_hw: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
+def over_blocks(model: Model, size_hw: tuple[int, int], side: int) -> tuple[Floats, Floats]:
     """Mean displacements along x and y over blocks of `side` pixels, `(P, rows, columns)`; the last may be less."""
     basis = basis_of(model, size_hw)
     terms = basis.p.shape[-1]
     x, y = (
-        torch.stack([part.mean(0) for part in powers[:, :terms].split(side)])
+        np.stack([powers[start : start + side, :terms].mean(0) for start in range(0, len(powers), side)])
         for powers in (basis.powers_x, basis.powers_y)
     )
-    p, q = (torch.einsum("yi,kij,xj->kyx", y, fields, x) for fields in (basis.p, basis.q))
+    p, q = (np.einsum("yi,kij,xj->kyx", y, fields, x) for fields in (basis.p, basis.q))
     return p, q

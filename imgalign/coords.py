@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgalign._types import Matrix, Matrix3, Points
+from imgalign._types import Matrices, Matrix, Matrix3, Points
 
 
 def level_from_full(reduction: float) -> Matrix3:
@@ -20,9 +20,9 @@ def level_from_full(reduction: float) -> Matrix3:
     return np.array([[1 / reduction, 0, offset], [0, 1 / reduction, offset], [0, 0, 1.0]])
 
 
-def lattice(step: int) -> Tensor:
-    """The `(3, 3)` matrix from every `step`-th pixel to all pixels, float64."""
-    return torch.diag(torch.tensor([step, step, 1.0], dtype=torch.float64))
+def lattice(step: int) -> Matrix3:
+    """The 3 x 3 matrix from every `step`-th pixel to all pixels."""
+    return np.diag([step, step, 1.0])
 
 
 def corners(size_hw: tuple[int, int]) -> np.ndarray:
@@ -73,33 +73,46 @@ def pixel_grid(size_hw: tuple[int, int], like: Tensor) -> Points:
 def mapped_grid(
     matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
-    """Where `(B, 3, 3)` matrices take all pixels of an image: `(B, H, W, 2)` points in pixels; see `mapped_planes`."""
-    return interleaved(*mapped_planes(matrix, size_hw, dtype, device))
+    """Where `(B, 3, 3)` matrices take all pixels of an image: `(B, H, W, 2)` points in pixels; differentiable.
 
-
-def mapped_planes(
-    matrix: Matrix, size_hw: tuple[int, int], dtype: torch.dtype, device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
-    """`mapped_grid` as two planes, x and y, each `(B, H, W)`: arithmetic on planes is several times faster.
-
-    Built row by column from the matrix (in its own, usually double, precision): one fused pass instead of a
-    product with a stored grid. With a `device` other than the matrix's, rows and columns go there, in `dtype`.
+    With a `device` other than the matrix's, rows and columns go there, in `dtype`; see `mapped_planes`.
     """
     h, w = size_hw
     x = torch.arange(w, dtype=matrix.dtype, device=matrix.device)
     y = torch.arange(h, dtype=matrix.dtype, device=matrix.device)
     projective = bool((matrix[:, 2, :2] != 0).any()) or bool((matrix[:, 2, 2] != 1).any())
     m = matrix[:, : 2 + projective]
-    # What rows and columns add to each coordinate, (B, 2 or 3, W) and (B, 2 or 3, H).
     along_x, along_y = (m[:, :, 0, None] * x).to(dtype), (m[:, :, 1, None] * y + m[:, :, 2, None]).to(dtype)
     if device is not None and device != matrix.device:
         along_x, along_y = torch.cat([along_x, along_y], 2).to(device).split((w, h), 2)
+    return interleaved(*_planes(along_x, along_y))
+
+
+def mapped_planes(
+    matrices: Matrices, size_hw: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`mapped_grid` as two planes, x and y, each `(B, H, W)`: arithmetic on planes is several times faster.
+
+    Built row by column from the matrices in double precision: one fused pass instead of a product with a stored grid.
+    """
+    h, w = size_hw
+    projective = bool((matrices[:, 2] != (0, 0, 1)).any())
+    m = matrices[:, : 2 + projective, :, None]
+    along = np.empty((*m.shape[:2], w + h))
+    np.multiply(m[:, :, 0], np.arange(w), out=along[..., :w])
+    np.add(m[:, :, 1] * np.arange(h), m[:, :, 2], out=along[..., w:])
+    on_device = torch.from_numpy(along).to(dtype).to(device)
+    return _planes(on_device[..., :w], on_device[..., w:])
+
+
+def _planes(along_x: Tensor, along_y: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes of x and y from what columns `(B, K, W)` and rows `(B, K, H)` add to them, and to the depth if K is 3."""
 
     def plane(row: int) -> Tensor:
         return along_x[:, row, None, :] + along_y[:, row, :, None]
 
     out_x, out_y = plane(0), plane(1)
-    if projective:
+    if along_x.shape[1] == 3:
         depth = plane(2)
         behind = depth <= 1e-6
         depth = depth.clamp_min(1e-6)

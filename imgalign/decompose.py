@@ -5,7 +5,6 @@ top-left pixel. Positive angles turn from +x to +y: clockwise as seen on the scr
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -81,20 +80,23 @@ def decompose(matrix: ArrayLike, size_hw: tuple[int, int]) -> PlainNumbers:
         matrix: 3 x 3, from pixels of an image of `size_hw`, any non-zero overall factor.
         size_hw: Height and width of the image that it starts from.
     """
+    (numbers,) = _decomposed(np.asarray(matrix, float)[None], size_hw).tolist()
+    x, y, turn, scale_x, scale_y, shear, tilt_x, tilt_y = numbers
+    return PlainNumbers((x, y), turn, (scale_x, scale_y), shear, (tilt_x, tilt_y))
+
+
+def _decomposed(matrices: Float, size_hw: tuple[int, int]) -> Float:
+    """The plain numbers of `(N, 3, 3)` matrices in the order of `_EIGHT`, `(N, 8)`."""
     centre = centre_of(size_hw)
-    about = _shifted(-centre) @ np.asarray(matrix, float) @ _shifted(centre)
-    about = about / about[2, 2]
-    shift, perspective = about[:2, 2], about[2, :2]
-    (a, b), (c, d) = about[:2, :2] - np.outer(shift, perspective)  # the Jacobian at the centre
-    scale_x = math.hypot(a, c)
+    about = _shifted(-centre) @ matrices @ _shifted(centre)
+    about = about / about[:, 2:, 2:]
+    shift, perspective = about[:, :2, 2], about[:, 2, :2]
+    jacobian = about[:, :2, :2] - shift[:, :, None] * perspective[:, None]  # at the centre
+    a, b, c, d = jacobian.reshape(-1, 4).T
+    scale_x = np.hypot(a, c)
     scale_y = (a * d - b * c) / scale_x
-    return PlainNumbers(
-        shift_px=(float(shift[0]), float(shift[1])),
-        rotation_deg=math.degrees(math.atan2(c, a)),
-        scale=(scale_x, float(scale_y)),
-        shear=float((a * b + c * d) / scale_x / scale_y),
-        perspective=(float(perspective[0]), float(perspective[1])),
-    )
+    shear = (a * b + c * d) / scale_x / scale_y
+    return np.stack([*shift.T, np.degrees(np.arctan2(c, a)), scale_x, scale_y, shear, *perspective.T], 1)
 
 
 def recompose(numbers: PlainNumbers, size_hw: tuple[int, int]) -> Float:
@@ -144,16 +146,15 @@ def point_covariance(matrix: ArrayLike, size_hw: tuple[int, int], covariance: Ar
     return jacobian @ np.asarray(covariance, float) @ jacobian.T
 
 
+_EIGHT = ("shift_x", "shift_y", "rotation_deg", "scale_x", "scale_y", "shear", "perspective_x", "perspective_y")
 _NAMES: dict[str, tuple[str, ...]] = {
-    "translate": ("shift_x", "shift_y"),
-    "rigid": ("shift_x", "shift_y", "rotation_deg"),
-    "similarity": ("shift_x", "shift_y", "rotation_deg", "scale"),
-    "affine": ("shift_x", "shift_y", "rotation_deg", "scale_x", "scale_y", "shear"),
-    "homography": (
-        *("shift_x", "shift_y", "rotation_deg", "scale_x", "scale_y", "shear"),
-        *("perspective_x", "perspective_y"),
-    ),
+    "translate": _EIGHT[:2],
+    "rigid": _EIGHT[:3],
+    "similarity": (*_EIGHT[:3], "scale"),
+    "affine": _EIGHT[:6],
+    "homography": _EIGHT,
 }
+_STEP = 1e-6  # of the entries of a matrix of length one, for differences
 
 
 def plain_sigma(matrix: ArrayLike, size_hw: tuple[int, int], covariance: ArrayLike, model: str) -> dict[str, float]:
@@ -171,33 +172,20 @@ def plain_sigma(matrix: ArrayLike, size_hw: tuple[int, int], covariance: ArrayLi
     """
     unit, unit_from_pixel = _in_units(matrix, size_hw)
 
-    def numbers(entries: Float) -> Float:
-        return _vector(decompose(entries.reshape(3, 3) @ unit_from_pixel, size_hw), model)
-
-    jacobian = _derivative(numbers, unit.ravel(), step=1e-6) @ _entries_from_corners(unit, size_hw)
-    variance = np.einsum("ij,jk,ik->i", jacobian, np.asarray(covariance, float), jacobian)
-    return {name: float(math.sqrt(max(v, 0.0))) for name, v in zip(_NAMES[model], variance, strict=True)}
-
-
-def _vector(n: PlainNumbers, model: str) -> Float:
-    by_name = {
-        **dict(zip(("shift_x", "shift_y"), n.shift_px, strict=True)),
-        **dict(zip(("scale_x", "scale_y"), n.scale, strict=True)),
-        **dict(zip(("perspective_x", "perspective_y"), n.perspective, strict=True)),
-        "rotation_deg": n.rotation_deg,
-        "scale": math.sqrt(abs(n.scale[0] * n.scale[1])),
-        "shear": n.shear,
-    }
-    return np.array([by_name[name] for name in _NAMES[model]])
+    steps = _STEP * np.eye(9).reshape(9, 3, 3)
+    ahead, behind = (_named(_decomposed((unit + s) @ unit_from_pixel, size_hw), model) for s in (steps, -steps))
+    difference = ahead - behind  # of angles the short way round
+    difference = np.where(np.abs(difference) > 180, difference - 360 * np.sign(difference), difference)
+    jacobian = difference.T / (2 * _STEP) @ _entries_from_corners(unit, size_hw)
+    variance = ((jacobian @ np.asarray(covariance, float)) * jacobian).sum(1)
+    return {name: math.sqrt(max(v, 0.0)) for name, v in zip(_NAMES[model], variance.tolist(), strict=True)}
 
 
-def _derivative(function: Callable[[Float], Float], at: Float, *, step: float) -> Float:
-    """Central differences, `(len(function), len(at))`; differences of angles taken the short way round."""
-    columns = []
-    for unit in np.eye(len(at)):
-        difference = function(at + step * unit) - function(at - step * unit)
-        columns.append(np.where(np.abs(difference) > 180, difference - 360 * np.sign(difference), difference))
-    return np.stack(columns, 1) / (2 * step)
+def _named(numbers: Float, model: str) -> Float:
+    """Of `_decomposed` numbers those that a model has, `(N, P)`."""
+    if model != "similarity":
+        return numbers[:, : len(_NAMES[model])]
+    return np.c_[numbers[:, :3], np.sqrt(np.abs(numbers[:, 3] * numbers[:, 4]))]
 
 
 def _in_units(matrix: ArrayLike, size_hw: tuple[int, int]) -> tuple[Float, Float]:

@@ -221,9 +221,9 @@ class Pair:
     def unknown_along(self, polished: Polished, direction_deg: float) -> Polished:
         """An answer whose shift along a direction may be anything up to a quarter of the picture."""
         angle = math.radians(direction_deg)
-        along = torch.zeros(self.model.parameter_count, dtype=torch.float64)
-        along[:2] = 0.25 * max(self.size_hw) * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
-        return replace(polished, covariance=polished.covariance + torch.outer(along, along))
+        along = np.zeros(self.model.parameter_count)
+        along[:2] = 0.25 * max(self.size_hw) * np.array([math.cos(angle), math.sin(angle)])
+        return replace(polished, covariance=polished.covariance + np.outer(along, along))
 
     def fine_agreement(self, polished: Polished) -> float:
         """`verdict.fine_agreement` on the base level, both pictures at about one density."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from imgalign._types import Matrix3
 from imgalign.appearance import fine_detail
@@ -232,8 +231,7 @@ class Finish:
         reader = Reader(moving, mask_or_none(seen), (moving.shape[-2], moving.shape[-1]))
         problem = Problem(fixed, *central_differences(fixed), weight, reader)
         level = level_from_full(self._base)
-        matrix = torch.as_tensor(level @ moving_from_fixed @ np.linalg.inv(level))[None]
-        under, both = problem.read(matrix)
+        under, both = problem.read((level @ moving_from_fixed @ np.linalg.inv(level))[None])
         fixed, under, *_ = normalised(fixed, under, both)
         return float(sampled(problem, under - fixed, both).scale())
 
@@ -255,6 +253,6 @@ def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]
     jacobian = np.einsum("nij,pjn->nip", jacobians(polished.moving_from_fixed, points), shift).reshape(8, -1)
     jacobian = np.nan_to_num(jacobian, nan=1e6, posinf=1e6, neginf=-1e6)
     # What is not known at all has a number as well: infinities would turn to NaN.
-    covariance = np.nan_to_num(polished.covariance.numpy(), nan=1e12, posinf=1e12, neginf=-1e12)
+    covariance = np.nan_to_num(polished.covariance, nan=1e12, posinf=1e12, neginf=-1e12)
     out = jacobian @ covariance @ jacobian.T
     return np.asarray(0.5 * (out + out.T))

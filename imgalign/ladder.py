@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from imgalign._types import Matrix3
+from imgalign._types import Floats, Matrices, Matrix3
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
 from imgalign.levels import Levels
@@ -63,9 +62,9 @@ class Settled(NamedTuple):
     @property
     def moving_from_fixed(self) -> Matrix3:
         """Full-size matrix."""
-        return self.rung.to_full(self.state.final[0].numpy())
+        return self.rung.to_full(self.state.final[0])
 
-    def known(self, model: Model) -> Tensor:
+    def known(self, model: Model) -> Floats:
         """`(P, P)` covariance of the parameters, of `Model.generators` of the fixed size."""
         known, _ = covariance(self.rung.problem, self.state, model, CUTOFF, _TILE, None)
         # Parameters move corners in pixels of the level.
@@ -83,7 +82,7 @@ class Finest(NamedTuple):
     """
 
     moving_from_fixed: Matrix3
-    covariance: Tensor
+    covariance: Floats
     doubt_px: float
     better: float
 
@@ -180,13 +179,13 @@ class Ladder:
             if apart < max(_APART * scatter, _HALVED * moved):
                 found, known = finer, finer_known
         matrix, rung = found.moving_from_fixed, found.rung
-        both = torch.as_tensor(np.stack([rung.to_level(m) for m in (grey, matrix)]))
+        both = np.stack([rung.to_level(m) for m in (grey, matrix)])
         there, here = _scores(evaluate(rung.problem, both, model, CUTOFF), rung).tolist()
         return Finest(matrix, known, doubt, here / there - 1 if there > 0 else math.inf)
 
     def _settled(self, moving_from_fixed: Matrix3, model: Model, size_hw: tuple[int, int], reduction: float) -> Settled:
         rung = self.rung(reduction, local_scale(moving_from_fixed, size_hw))
-        start = torch.as_tensor(rung.to_level(moving_from_fixed))[None]
+        start = rung.to_level(moving_from_fixed)[None]
         return Settled(rung, refine(rung.problem, start, model, iterations=12, tolerance_px=_SETTLED, cutoff=CUTOFF))
 
     def _refine(
@@ -201,7 +200,7 @@ class Ladder:
         found = []
         for octave, matrices in groups.items():
             rung = self.rung(reduction, 2 ** (octave / 2))
-            start = torch.as_tensor(np.stack([rung.to_level(m) for m in matrices]))
+            start = np.stack([rung.to_level(m) for m in matrices])
             starts = [_eased(rung.problem, start) if first and model.name == "homography" else start]
             if wide:
                 blurred = self.rung(reduction, 2 ** (octave / 2), _WIDE_BLUR).problem
@@ -213,7 +212,7 @@ class Ladder:
                     blurred, far.final, model, iterations=10, tolerance_px=0.05, cutoff=math.inf, hold_overlap=True
                 )
                 starts.append(far.final)
-            state: torch.Tensor | State = torch.cat(starts)
+            state: Matrices | State = np.concatenate(starts)
             for steps, behind in _HEATS:
                 if len(state) > 1:
                     state = refine(
@@ -225,35 +224,34 @@ class Ladder:
         return sorted(found, key=lambda h: -h.score)
 
 
-def _eased(problem: Problem, start: torch.Tensor) -> torch.Tensor:
+def _eased(problem: Problem, start: Matrices) -> Matrices:
     """A homography starts from the best affine: perspective is free only when the rest is near."""
     return refine(problem, start, MODELS["affine"], iterations=8, tolerance_px=0.05, hold_overlap=True).final
 
 
-def _scores(state: State, rung: Rung) -> torch.Tensor:
+def _scores(state: State, rung: Rung) -> Floats:
     """Scores of a batch as `Hypothesis` has them; those without a position get minus infinity."""
     pixels = state.overlap * float(total(rung.problem.weight))
-    score = torch.atanh(state.correlation.clamp(0, 0.999)) * pixels.clamp_min(0).sqrt()
-    finite = torch.isfinite(state.final).all((1, 2)) & (state.overlap > 0)
-    return torch.where(finite, score, -math.inf)
+    score = np.arctanh(state.correlation.clip(0, 0.999)) * np.sqrt(pixels.clip(0))
+    finite = np.isfinite(state.final).all((1, 2)) & (state.overlap > 0)
+    return np.where(finite, score, -math.inf)
 
 
-def _survivors(state: State, rung: Rung, behind: float) -> torch.Tensor:
+def _survivors(state: State, rung: Rung, behind: float) -> NDArray[np.intp]:
     """The rows whose score is not too far behind the best one's, each place once; all where none has one."""
     score = _scores(state, rung)
     kept: list[int] = []
-    for row in score.argsort(descending=True).tolist():
+    for row in (-score).argsort(kind="stable"):
         if score[row] >= behind * score.max() and all(
-            corner_distance(state.final[row].numpy(), state.final[k].numpy(), rung.problem.size_hw) > _ALIKE
-            for k in kept
+            corner_distance(state.final[row], state.final[k], rung.problem.size_hw) > _ALIKE for k in kept
         ):
-            kept.append(row)
-    return torch.tensor(kept)
+            kept.append(int(row))
+    return np.array(kept)
 
 
 def _ranked(state: State, rung: Rung) -> list[Hypothesis]:
     return [
-        Hypothesis(rung.to_full(m.numpy()), float(s), float(c))
+        Hypothesis(rung.to_full(m), float(s), float(c))
         for m, s, c in zip(state.final, _scores(state, rung), state.correlation, strict=True)
         if math.isfinite(float(s))
     ]

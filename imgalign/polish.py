@@ -7,15 +7,15 @@ frequencies (`sharp`), again and again until nothing moves. The sharp answer sta
 import math
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from imgalign._types import Image, Matrix, Matrix3, Weight
+from imgalign._types import Floats, Image, Matrices, Matrix3, Weight
 from imgalign.coords import lattice, mapped_planes
 from imgalign.masks import mask_or_none
 from imgalign.problem import Problem
 from imgalign.pyramid import gaussian_response
 from imgalign.refine import refine
+from imgalign.sampling import Reader
 from imgalign.sharp import Sharp
 from imgalign.smooth import Smooth, smooth
 from imgalign.spectral import Spectrum, spectrum
@@ -34,6 +34,7 @@ _CHANCE = 2.0  # standard deviations of the smooth answer by which both differ w
 _OVERSAMPLING = 1.5  # of the spline through the blurred moving picture
 _SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
 _NOISY = 0.1  # residual of blurred pictures, in contrasts, from which noise matters
+_OVERLAP_PIXELS = 30_000  # tell it to a thousandth
 _HELD = 0.1  # share by which noise in the gradients may hold a step back; of the predicted error, too
 
 
@@ -56,7 +57,7 @@ class Polished:
     """
 
     moving_from_fixed: Matrix3
-    covariance: Tensor
+    covariance: Floats
     correlation: float
     overlap: float
     noise: float
@@ -111,7 +112,7 @@ def polish(
     often = _OVERSAMPLING if rounds > 1 else 1
     spectra, blurred = _prepared(fixed, moving, scale, often)
     history: list[float] = []
-    descent = _Descent(torch.as_tensor(moving_from_fixed)[None], model, cutoff, size_hw, history)
+    descent = _Descent(moving_from_fixed[None], model, cutoff, size_hw, history)
     sparse = blurred.sparse()
     tone = None if light is False else sparse.tone(descent.matrix, robust)
     if tone is not None:
@@ -143,20 +144,26 @@ def polish(
         if _agrees(first, answer, size_hw):
             answer = replace(answer, doubt_px=_doubt_px(first, answer, size_hw))
         else:
-            descent.matrix = torch.as_tensor(first.moving_from_fixed)[None]
+            descent.matrix = first.moving_from_fixed[None]
             # The noise of the pictures is what the unblurred ones show.
             answer = replace(first if noisy or sparse is blurred else with_all_pixels(), noise=answer.noise)
-    everywhere = replace(blurred.moving, margin=0.0)
-    at = mapped_planes(torch.as_tensor(answer.moving_from_fixed)[None], size_hw, fixed[0].dtype, fixed[0].device)
-    weight = everywhere.weights(*at) * fixed[1]
-    return replace(answer, overlap=float(total(weight) / total(fixed[1]).clamp_min(1e-9)))
+    return replace(answer, overlap=_overlap(fixed[1], replace(blurred.moving, margin=0.0), answer.moving_from_fixed))
+
+
+def _overlap(weight: Weight, moving: Reader, moving_from_fixed: Matrix3) -> float:
+    """Share of the fixed picture's weight that has moving picture under it, as every few of its pixels tell."""
+    step = max(1, int((weight.numel() / _OVERLAP_PIXELS) ** 0.5))
+    weight = weight[..., ::step, ::step]
+    size_hw = weight.shape[-2], weight.shape[-1]
+    at = mapped_planes((moving_from_fixed @ lattice(step))[None], size_hw, weight.dtype, weight.device)
+    return float(total(moving.weights(*at) * weight) / total(weight).clamp_min(1e-9))
 
 
 class _Descent:
     """Where a transform stands while it is refined on one problem after the other."""
 
     def __init__(
-        self, matrix: Matrix, model: Model, cutoff: float, size_hw: tuple[int, int], history: list[float]
+        self, matrix: Matrices, model: Model, cutoff: float, size_hw: tuple[int, int], history: list[float]
     ) -> None:
         self.matrix, self._model, self._cutoff, self._size_hw, self._history = matrix, model, cutoff, size_hw, history
         self.moved = math.inf
@@ -182,8 +189,8 @@ class _Descent:
             history=self._history,
             held=held,
         )
-        after = state.final @ torch.linalg.inv(sparse)
-        self.moved = corner_distance(self.matrix[0].numpy(), after[0].numpy(), self._size_hw)
+        after = state.final @ np.linalg.inv(sparse)
+        self.moved = corner_distance(self.matrix[0], after[0], self._size_hw)
         self.matrix = after / after[:, 2:, 2:]
         self._last = problem, state, step
 
@@ -195,7 +202,7 @@ class _Descent:
         tile = _TILE if problem.gain is None or h * w < _MANY_TILES * _LIT_TILE**2 else _LIT_TILE
         known, white = covariance(problem, state, self._model, self._cutoff, tile // step, noise)
         return Polished(
-            moving_from_fixed=self.matrix[0].numpy(),
+            moving_from_fixed=self.matrix[0],
             # Parameters move corners in pixels of the problem.
             covariance=known * step**2,
             correlation=float(state.correlation[0]),

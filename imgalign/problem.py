@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from imgalign._types import Image, Matrix, Weight
+from imgalign._types import Image, Matrices, Weight
 from imgalign.sampling import Reader
 
 
@@ -44,7 +45,7 @@ class Problem:
         """Rows and columns of the level."""
         return self.fixed.shape[-2], self.fixed.shape[-1]
 
-    def read(self, matrices: Matrix) -> tuple[Image, Weight]:
+    def read(self, matrices: Matrices) -> tuple[Image, Weight]:
         """The moving picture under the fixed one's pixels, `(B, C, h, w)`, relit; and the weight of both."""
         moving, weight = self.moving.on_grid(matrices, self.size_hw)
         if self.oriented:
@@ -54,14 +55,13 @@ class Problem:
         return moving, weight * self.weight
 
 
-def turned(moving: Image, matrices: Matrix) -> Image:
+def turned(moving: Image, matrices: Matrices) -> Image:
     """Turn the double-angle channels back by each hypothesis' own rotation, and reflect them where it mirrors."""
-    flip = torch.where(torch.linalg.det(matrices[:, :2, :2]) < 0, -1.0, 1.0).to(matrices.dtype)
+    (xx, xy), (yx, yy) = matrices[:, :2, :2].transpose(1, 2, 0)
+    flip = np.where(xx * yy < xy * yx, -1.0, 1.0)
     # A mirror image is a rotation after a reflection of x.
-    columns = torch.stack([flip, torch.ones_like(flip)], 1)
-    a = matrices[:, :2, :2] * columns[:, None]
-    angle = 2 * torch.atan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])
-    turn = torch.stack([torch.cos(angle), torch.sin(angle), flip])[..., None, None]
+    angle = 2 * np.arctan2(flip * yx - xy, flip * xx + yy)
+    turn = torch.from_numpy(np.stack([np.cos(angle), np.sin(angle), flip])[..., None, None])
     c, s, f = turn.to(moving.dtype).to(moving.device)
     re, im = moving[:, -2], moving[:, -1]
     return torch.cat([moving[:, :-2], (c * re + s * im)[:, None], (f * (c * im - s * re))[:, None]], 1)

@@ -19,6 +19,8 @@ from imgalign.coords import level_from_full, mapped_planes
 from imgalign.masks import full_weight, is_whole
 from imgalign.sampling import Reader
 
+_NARROW = 0.9  # pixels: a narrower Gaussian has frequencies that pixels do not hold, and its samples are another filter
+_FEW_TAPS = 1.0  # up to this wide it has so few weights that adding shifted pictures is the fastest
 _DENSE = 128  # pixels a side up to which a product with a matrix is faster than an FFT
 _DENSE_LEVEL = 256  # and of a level up to which reducing a picture to it is one
 _FEW_ROWS = 4  # that are added one by one
@@ -110,9 +112,9 @@ def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weigh
         return image, full_weight(image)
     if sigma > 0.2:
         image = masked_blur(image, weight, sigma)
-    block_from_level = torch.as_tensor(level_from_full(whole) @ np.linalg.inv(level_from_full(reduction)))[None]
+    block_from_level = level_from_full(whole) @ np.linalg.inv(level_from_full(reduction))
     # The last level pixel may hang half a block over the border; its value is the border's, and that is fine.
-    points = mapped_planes(block_from_level, size_hw, image.dtype, image.device)
+    points = mapped_planes(block_from_level[None], size_hw, image.dtype, image.device)
     seen_hw = (image.shape[-2], image.shape[-1])
     image = Reader(image, None, seen_hw).values(*points)
     return image, full_weight(image) if is_whole(weight) else Reader(weight, None, seen_hw).values(*points)
@@ -138,6 +140,8 @@ def blur(image: Image, sigma: float) -> Image:
     if sigma <= 0:
         return image
     h, w = image.shape[-2:]
+    if _NARROW <= sigma <= _FEW_TAPS:
+        return _weighed_along(_weighed_along(image, _taps(sigma), -2), _taps(sigma), -1)
     if max(h, w) <= _DENSE:
         rows, columns = (_blurring(n, sigma, image.dtype, image.device) for n in (h, w))
         return rows @ image @ columns
@@ -146,6 +150,23 @@ def blur(image: Image, sigma: float) -> Image:
     spectrum = torch.fft.rfft2(image, s=frame)
     spectrum *= gaussian_response(frame, sigma, image)
     return torch.fft.irfft2(spectrum, s=frame)[..., :h, :w]
+
+
+@lru_cache(maxsize=16)
+def _taps(sigma: float) -> tuple[float, ...]:
+    """A Gaussian's weights from its middle on, as far as they are anything in float32; both sides sum to one."""
+    half = np.exp(-0.5 * (np.arange(math.ceil(5 * sigma) + 1) / sigma) ** 2)
+    return tuple((half / (2 * half.sum() - 1)).tolist())
+
+
+def _weighed_along(image: Image, taps: tuple[float, ...], axis: int) -> Image:
+    """Each pixel and its neighbours on either side along an axis times `taps`, summed; nothing beyond the border."""
+    out = image * taps[0]
+    n = image.shape[axis]
+    for k, tap in enumerate(taps[1:n], 1):
+        out.narrow(axis, k, n - k).add_(image.narrow(axis, 0, n - k), alpha=tap)
+        out.narrow(axis, 0, n - k).add_(image.narrow(axis, k, n - k), alpha=tap)
+    return out
 
 
 @lru_cache(maxsize=64)

@@ -11,17 +11,20 @@ images, two small matrix products each, and the (pixels x parameters) Jacobian i
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from imgalign._types import Matrix
+from imgalign._types import Floats, Matrices
 from imgalign.basis import Basis, basis_of
 from imgalign.devices import gathered
 from imgalign.problem import Problem
 from imgalign.residuals import normalised, robust, sampled, unrelated_loss
 from imgalign.sums import plane_sums, total
-from imgalign.transforms import Model, exponential
+from imgalign.transforms import Model, exponentials
 
 CUTOFF = 4.0  # robust standard deviations from which residuals lose weight: what the pictures do not share is much
 _LEAST_WEIGHT = 30.0  # an overlap of less weight than so many pixels says nothing
@@ -33,10 +36,10 @@ _NOTHING = 0.05  # of the predicted error: steps below are not worth another loo
 
 @dataclass
 class State:
-    """A batch of hypotheses and what their pictures say; small tensors on the CPU, a row each.
+    """A batch of hypotheses and what their pictures say; a few numbers a row.
 
     Attributes:
-        matrices: `(B, 3, 3)` level matrices, fixed to moving, float64: where the pictures were compared.
+        matrices: `(B, 3, 3)` level matrices, fixed to moving: where the pictures were compared.
         final: The same after a last step, too short to be worth comparing them again.
         normal: `(B, P + 2C, P + 2C)` normal matrix of the parameters and of each channel's bias and gain.
         slope: `(B, P + 2C)` Jacobian times residual.
@@ -52,42 +55,42 @@ class State:
         converged: `(B,)` the last step was under the tolerance.
     """
 
-    matrices: Matrix
-    final: Matrix
-    normal: Tensor
-    slope: Tensor
-    loss: Tensor
-    objective: Tensor
-    scale: Tensor
-    misfit: Tensor
-    yielding: Tensor
-    correlation: Tensor
-    overlap: Tensor
-    converged: Tensor
+    matrices: Matrices
+    final: Matrices
+    normal: Floats
+    slope: Floats
+    loss: Floats
+    objective: Floats
+    scale: Floats
+    misfit: Floats
+    yielding: Floats
+    correlation: Floats
+    overlap: Floats
+    converged: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.matrices)
 
-    def select(self, rows: Tensor) -> "State":
-        """The hypotheses of these rows, as a batch of their own."""
+    def select(self, rows: NDArray[Any]) -> "State":
+        """The hypotheses of these rows, by number or true, as a batch of their own."""
         return State(**{k: v[rows] for k, v in vars(self).items()})
 
-    def put(self, rows: Tensor, other: "State") -> None:
+    def put(self, rows: NDArray[Any], other: "State") -> None:
         """Write another batch over these rows."""
         for k, v in vars(self).items():
             v[rows] = getattr(other, k)
 
-    def information(self, parameter_count: int) -> Tensor:
+    def information(self, parameter_count: int) -> Floats:
         """`(B, P, P)` normal matrix of the parameters alone, bias and gain eliminated (Schur complement)."""
         p = parameter_count
         geometry, cross, nuisance = self.normal[:, :p, :p], self.normal[:, :p, p:], self.normal[:, p:, p:]
-        nuisance = nuisance + torch.eye(nuisance.shape[1], dtype=nuisance.dtype) * 1e-9
-        return geometry - cross @ torch.linalg.solve(nuisance, cross.transpose(1, 2))
+        nuisance = nuisance + 1e-9 * np.eye(nuisance.shape[1])
+        return np.asarray(geometry - cross @ np.linalg.solve(nuisance, cross.transpose(0, 2, 1)))
 
 
 def refine(
     problem: Problem,
-    start: Matrix | State,
+    start: Matrices | State,
     model: Model,
     *,
     iterations: int = 20,
@@ -101,8 +104,8 @@ def refine(
 
     Args:
         problem: The two pictures.
-        start: The matrices, on the CPU whatever device the pictures are on; or where another descent on these pictures,
-            with this cutoff, came to: rows that have converged there stay.
+        start: The matrices; or where another descent on these pictures, with this cutoff, came to: rows that have
+            converged there stay.
         model: Which steps are allowed.
         iterations: At most so many steps.
         tolerance_px: A row has converged when its step moves the corners by less.
@@ -114,18 +117,18 @@ def refine(
             given, steps are those of residuals that are noise, and a row has also converged when what is left of its
             step is nothing beside the error to be expected of the answer.
     """
-    generators = torch.as_tensor(model.generators(problem.size_hw))
+    generators = model.generators(problem.size_hw)
     # A copy: rows of it are written over, and the caller keeps its own.
-    best = start if isinstance(start, State) else evaluate(problem, start.double().clone(), model, cutoff)
-    damping = torch.full((len(best),), _FREE, dtype=torch.float64)
-    before = torch.zeros(len(best), model.parameter_count, dtype=torch.float64)
+    best = start if isinstance(start, State) else evaluate(problem, start.astype(float), model, cutoff)
+    damping = np.full(len(best), _FREE)
+    before = np.zeros((len(best), model.parameter_count))
     for _ in range(iterations):
         if history is not None:
             history.append(float(best.loss.mean()))
-        rows = torch.nonzero(~best.converged & (best.overlap > 0)).flatten()
+        rows = np.flatnonzero(~best.converged & (best.overlap > 0))
         if len(rows) == 0:
             break
-        # What few rows allow is not done for nothing: each of these small copies takes as long as a sum over pixels.
+        # What few rows allow is not done for nothing.
         now = best if len(rows) == len(best) else best.select(rows)
         step, length = _step(now, damping[rows], model.parameter_count, problem.size_hw)
         if held is not None:
@@ -133,80 +136,88 @@ def refine(
             step, length = step * more[:, None], length * more
         # A damped step says nothing of how steps shrink.
         free = damping[rows] <= _FREE
-        factor = torch.where(free, _lengthened(step, before[rows]), 1.0)
+        factor = np.where(free, _lengthened(step, before[rows]), 1.0)
         step, before[rows] = step * factor[:, None], step * free[:, None]
-        ahead = now.matrices @ exponential(-step, generators)
+        ahead = now.matrices @ exponentials(-step, generators)
         # A step this short is right to second order as it is predicted.
         short = length < tolerance_px
         if held is not None:
-            left = length * (held + length).clamp_max(1)  # the pictures are curved: more is left of a longer step
+            left = length * np.minimum(held + length, 1)  # the pictures are curved: more is left of a longer step
             short |= left < _enough(now, model.parameter_count)
         best.final[rows[short]], best.converged[rows[short]] = ahead[short], True
-        if bool(short.any()):
+        if short.any():
             rows, now, ahead, length = rows[~short], now.select(~short), ahead[~short], length[~short]
         if len(rows) == 0:
             break
         # A share, unlike the loss, may be compared whatever the scale of the residuals.
         trial = evaluate(problem, ahead, model, cutoff, None if hold_overlap else now.scale)
         better = (trial.objective <= now.objective) if hold_overlap else (trial.loss <= now.loss)
-        if not hold_overlap and not bool(better.all()):
+        if not hold_overlap and not better.all():
             # Gradients of a common image have their zero a little beside the least loss. Near it what counts is that
             # steps get shorter.
-            ahead_of_it = _step(trial, torch.zeros_like(damping[rows]), model.parameter_count, problem.size_hw)[1]
+            ahead_of_it = _step(trial, np.zeros(len(rows)), model.parameter_count, problem.size_hw)[1]
             better |= (ahead_of_it < length) & (trial.loss <= _ALIKE * now.loss)
         better &= trial.overlap > 0
-        if len(rows) == len(best) and bool(better.all()):
+        if len(rows) == len(best) and better.all():
             best = trial
         else:
             best.put(rows[better], trial.select(better))
         before[rows[~better]] = 0.0
         # A row whose steps all fail, however short, lies in its minimum to working precision.
         best.converged[rows] = ~better & (damping[rows] > 1e3)
-        damping[rows] = torch.where(better, damping[rows] * 0.1, damping[rows].clamp_min(1e-4) * 10)
+        damping[rows] = np.where(better, damping[rows] * 0.1, np.maximum(damping[rows], 1e-4) * 10)
     return best
 
 
-def _lengthened(step: Tensor, before: Tensor) -> Tensor:
+def _lengthened(step: Floats, before: Floats) -> Floats:
     """How much longer to make steps that shrink too slowly, `(B,)` factors.
 
     Noise in the gradients makes the normal matrix too large and each step too short by one factor: the steps then run
     in one direction as a geometric series, whose sum is known from two of its terms (Aitken's extrapolation).
     """
-    dot, old, new = (step * before).sum(1), before.square().sum(1), step.square().sum(1)
-    along = dot > 0.9 * (old * new).sqrt()
-    ratio = (dot / old.clamp_min(1e-300)).clamp(0, _SLOWEST)
-    return torch.where(along & (old > 0), 1 / (1 - ratio), 1.0)
+    dot, old, new = (step * before).sum(1), (before * before).sum(1), (step * step).sum(1)
+    along = dot > 0.9 * np.sqrt(old * new)
+    ratio = (dot / np.maximum(old, 1e-300)).clip(0, _SLOWEST)
+    return np.where(along & (old > 0), 1 / (1 - ratio), 1.0)
 
 
-def _yielded(now: State, step: Tensor) -> Tensor:
+def _yielded(now: State, step: Floats) -> Floats:
     """How much longer a step has to be for residuals that lose weight as they grow, `(B,)` factors.
 
     What a step explains of the residual it takes away whole. The rest is noise, and yields to the step (`State`).
     """
-    explained = (step * now.slope[:, : step.shape[1]]).sum(1) / now.misfit.clamp_min(1e-30)
-    return 1 / torch.lerp(now.yielding, torch.ones_like(explained), explained.clamp(0, 1))
+    explained = (step * now.slope[:, : step.shape[1]]).sum(1) / np.maximum(now.misfit, 1e-30)
+    return np.asarray(1 / (now.yielding + explained.clip(0, 1) * (1 - now.yielding)))
 
 
-def _enough(now: State, parameter_count: int) -> Tensor:
+def _enough(now: State, parameter_count: int) -> Floats:
     """A step, in pixels at the corners, that is nothing beside the error to be expected of the answer, `(B,)`."""
-    variance = torch.linalg.pinv(now.information(parameter_count)).diagonal(dim1=1, dim2=2).sum(1)
-    return _NOTHING * now.scale * variance.clamp_min(0).sqrt()
+    values = np.linalg.eigvalsh(now.information(parameter_count))
+    known = values > 1e-12 * values[:, -1:]
+    variance = np.where(known, 1 / np.where(known, values, 1), 0).sum(1)
+    return np.asarray(_NOTHING * now.scale * np.sqrt(variance))
 
 
-def _step(now: State, damping: Tensor, count: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _step(now: State, damping: Floats, count: int, size_hw: tuple[int, int]) -> tuple[Floats, Floats]:
     """The damped step of the parameters, `(B, P)`, and how far it moves the corners, in pixels."""
-    diagonal = now.normal.diagonal(dim1=1, dim2=2)
-    floor = 1e-9 * diagonal.amax(1, keepdim=True) + 1e-12
-    step = torch.linalg.solve(now.normal + torch.diag_embed(diagonal * damping[:, None] + floor), now.slope)[:, :count]
-    length = step.abs().amax(1)
+    diagonal = now.normal.diagonal(axis1=1, axis2=2)
+    damped = now.normal.copy()
+    floor = 1e-9 * diagonal.max(1, keepdims=True) + 1e-12
+    np.einsum("bii->bi", damped)[:] += diagonal * damping[:, None] + floor
+    step = np.linalg.solve(damped, now.slope[..., None])[:, :count, 0]
+    length = abs(step).max(1)
     longest = 0.1 * max(size_hw)  # the linearisation holds no further
-    return step * (longest / length.clamp_min(longest))[:, None], length
+    return step * (longest / np.maximum(length, longest))[:, None], length
 
 
-def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, scale: Tensor | None = None) -> State:
+def evaluate(problem: Problem, matrices: Matrices, model: Model, cutoff: float, scale: Floats | None = None) -> State:
     """Residuals of a batch of matrices, and their normal equations.
 
     Args:
+        problem: The two pictures.
+        matrices: `(B, 3, 3)`, fixed to moving pixels.
+        model: Which steps are allowed.
+        cutoff: As in `refine`.
         scale: `(B,)` residual scale for the robust weights and the loss; estimated here where it is None. The
             returned state carries the scale of its own residuals, and its loss and weights by the given one.
     """
@@ -217,30 +228,29 @@ def evaluate(problem: Problem, matrices: Matrix, model: Model, cutoff: float, sc
     residual = moving_n - fixed_n
     some = sampled(problem, residual, valid)
     own_scale = some.scale()
-    weight, misfit = robust(problem, residual, valid, own_scale if scale is None else scale, cutoff)
+    used = own_scale if scale is None else torch.from_numpy(scale).to(own_scale.dtype).to(own_scale.device)
+    weight, misfit = robust(problem, residual, valid, used, cutoff)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
-    yielding = some.yielding(own_scale if scale is None else scale, cutoff)
     # All that is small comes from the pictures' device together.
-    pixels, overlap, correlation, own_scale, yielding, misfit, *sums = gathered(
-        pixels, overlap, correlation, own_scale, yielding, misfit, *sums
+    pixels_, overlap_, correlation_, own_scale_, yielding_, misfit_, *sums_ = gathered(
+        pixels, overlap, correlation, own_scale, some.yielding(used, cutoff), misfit, *sums
     )
-    loss = misfit / pixels.clamp_min(1e-9)
-    used = own_scale if scale is None else scale
-    normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums)
-    alive = pixels > _LEAST_WEIGHT
+    loss = misfit_ / np.maximum(pixels_, 1e-9)
+    unrelated = unrelated_loss(own_scale_ if scale is None else scale, cutoff, residual.shape[1])
+    normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums_)
     return State(
         matrices=matrices,
-        final=matrices.clone(),
+        final=matrices.copy(),
         normal=normal,
         slope=slope,
         loss=loss,
-        objective=overlap * (loss / unrelated_loss(used, cutoff, residual.shape[1]) - 1),
-        scale=own_scale,
-        misfit=misfit,
-        yielding=yielding,
-        correlation=correlation,
-        overlap=torch.where(alive, overlap, torch.zeros_like(overlap)),
-        converged=torch.zeros(len(matrices), dtype=torch.bool),
+        objective=overlap_ * (loss / unrelated - 1),
+        scale=own_scale_,
+        misfit=misfit_,
+        yielding=yielding_,
+        correlation=correlation_,
+        overlap=np.where(pixels_ > _LEAST_WEIGHT, overlap_, 0.0),
+        converged=np.zeros(len(matrices), bool),
     )
 
 
@@ -269,24 +279,29 @@ def _sums(
     return [xx, xy, yy, along_x, along_y, plain, torch.stack([plane_sums(wr), plane_sums(wt * residual)], 1)]
 
 
-def _normal_equations(basis: Basis, sums: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _normal_equations(basis: Basis, sums: list[Floats]) -> tuple[Floats, Floats]:
     """Normal matrix and slope over the model's parameters, then each channel's bias, then each channel's gain.
 
     Args:
         basis: Displacement fields of the model.
-        sums: What `_sums` gives, float64 on the CPU.
+        sums: What `_sums` gives.
     """
     xx, xy, yy, along_x, along_y, plain, slope_nuisance = sums
-    channels = plain.shape[2]
-    block = torch.einsum("bij,klij->bkl", xx, basis.pp) + torch.einsum("bij,klij->bkl", yy, basis.qq)
-    block = block + torch.einsum("bij,klij->bkl", xy, basis.pq)
-    lines = torch.einsum("bscij,kij->bksc", along_x, basis.p) + torch.einsum("bscij,kij->bksc", along_y, basis.q)
-    slope_geometry = lines[:, :, 0].sum(2)
-    cross = lines[:, :, 1:].flatten(2)  # (B, K, 2C): bias of each channel, gain of each channel
-    nuisance = torch.zeros(len(plain), 2 * channels, 2 * channels, dtype=torch.float64)
-    c = torch.arange(channels)
-    nuisance[:, c, c], nuisance[:, c + channels, c + channels] = plain[:, 0], plain[:, 2]
-    nuisance[:, c, c + channels] = nuisance[:, c + channels, c] = plain[:, 1]
-    top = torch.cat([block, cross], 2)
-    bottom = torch.cat([cross.transpose(1, 2), nuisance], 2)
-    return torch.cat([top, bottom], 1), torch.cat([slope_geometry, slope_nuisance.flatten(1)], 1)
+    channels, count = plain.shape[2], len(basis.p)
+    size = count + 2 * channels
+    normal = np.zeros((len(plain), size, size))
+    products = basis.products.reshape(count * count, -1)
+    moments = np.stack([xx, xy, yy], 1).reshape(len(plain), -1)
+    normal[:, :count, :count] = (moments @ products.T).reshape(-1, count, count)
+    # Of each row, kind of sum, channel and parameter.
+    lines_x, lines_y = (
+        along.reshape(*along.shape[:3], -1) @ fields.reshape(count, -1).T
+        for along, fields in ((along_x, basis.p), (along_y, basis.q))
+    )
+    lines = lines_x + lines_y
+    cross = lines[:, 1:].reshape(len(plain), 2 * channels, count)  # bias of each channel, gain of each channel
+    normal[:, count:, :count], normal[:, :count, count:] = cross, cross.transpose(0, 2, 1)
+    c, d = np.arange(count, count + channels), np.arange(count + channels, size)
+    normal[:, c, c], normal[:, d, d] = plain[:, 0], plain[:, 2]
+    normal[:, c, d] = normal[:, d, c] = plain[:, 1]
+    return normal, np.concatenate([lines[:, 0].sum(1), slope_nuisance.reshape(len(plain), -1)], 1)

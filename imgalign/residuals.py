@@ -3,10 +3,11 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from imgalign._types import Image, Weight
+from imgalign._types import Floats, Image, Weight
 from imgalign.problem import Problem
 from imgalign.sums import plane_sums
 
@@ -65,9 +66,8 @@ class Sampled(NamedTuple):
     def yielding(self, scale: Tensor, cutoff: float) -> Tensor:
         """See `State`: mean derivative of residual times weight, over mean weight, where the picture is steep."""
         if cutoff == math.inf:
-            return self.size.new_ones(len(scale))
-        width = (cutoff * scale).to(self.size.dtype).to(self.size.device)
-        excess = (self.size / width.reshape(-1, 1, 1, 1)).square_()
+            return torch.ones_like(scale)
+        excess = (self.size / (cutoff * scale).reshape(-1, 1, 1, 1)).square_()
         power = self.slope * self.weight / (1 + excess)
         kept = (power * ((1 - excess) / (1 + excess))).sum((1, 2, 3)) / power.sum((1, 2, 3)).clamp_min(1e-30)
         return kept.clamp(_LEAST_YIELDING, 1)
@@ -93,16 +93,16 @@ def robust(problem: Problem, residual: Image, valid: Weight, scale: Tensor, cuto
     """
     if cutoff == math.inf:
         return valid.expand_as(residual), plane_sums(valid * residual * residual).sum(1)
-    width2 = (cutoff * scale).to(residual.dtype).to(residual.device).reshape(-1, 1, 1, 1) ** 2
+    width2 = (cutoff * scale).square().reshape(-1, 1, 1, 1)
     own = width2 if problem.spread is None else width2 * problem.spread.square()
     excess = 1 + residual * residual / own
     loss = excess.log() if problem.spread is None else excess.log() * problem.spread.square()
     return valid / excess, plane_sums(valid * loss).sum(1) * width2.flatten()
 
 
-def unrelated_loss(scale: Tensor, cutoff: float, channels: int) -> Tensor:
+def unrelated_loss(scale: Floats, cutoff: float, channels: int) -> Floats:
     """The loss that two unrelated pictures would have: residuals of variance 2, here all of that size."""
     if cutoff == math.inf:
-        return torch.full_like(scale, 2.0 * channels)
+        return np.full_like(scale, 2.0 * channels)
     width2 = (cutoff * scale) ** 2
-    return channels * width2 * (1 + 2.0 / width2).log()
+    return np.asarray(channels * width2 * np.log(1 + 2.0 / width2))

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as nn
 from torch import Tensor
 from torch.autograd import Function
 
-from imgalign._types import Image, Matrix, Points, Samples, Valid, Weight
+from imgalign._types import Image, Matrices, Matrix, Points, Samples, Valid, Weight
 from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, mapped_planes
 from imgalign.errors import OptionError, ShapeError
 
@@ -277,21 +278,19 @@ class Reader:
     pad: int = 0
     margin: float = 0.0
     ramp: float = 0.0
-    _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _last: dict[str, tuple[Matrices, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
-    def on_grid(self, matrices: Matrix, size_hw: tuple[int, int]) -> tuple[Image, Weight]:
+    def on_grid(self, matrices: Matrices, size_hw: tuple[int, int]) -> tuple[Image, Weight]:
         """Samples `(B, C, h, w)` and weights `(B, 1, h, w)` where `(B, 3, 3)` matrices take the pixels of a grid.
-
-        Matrices may live elsewhere than the picture.
 
         The last samples are kept, not to be written to: what one step ends with, the next begins with.
         """
         x, y = mapped_planes(matrices, size_hw, self.plane.dtype, self.plane.device)
         last = self._last.get("values")
-        if last is not None and last[1].shape[-2:] == size_hw and torch.equal(last[0], matrices):
+        if last is not None and last[1].shape[-2:] == size_hw and np.array_equal(last[0], matrices):
             return last[1], self.weights(x, y)
         values = self.values(x, y)
-        self._last["values"] = matrices.clone(), values
+        self._last["values"] = matrices.copy(), values
         return values, self.weights(x, y)
 
     def values(self, x: Tensor, y: Tensor) -> Tensor:

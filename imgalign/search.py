@@ -191,7 +191,7 @@ def _turn(
     matrices[:, :2, 2] = np.array([(w - 1) / 2, (h - 1) / 2]) - matrices[:, :2, :2] @ centre
     matrices[:, 2, 2] = 1
     reader = Reader(torch.cat([moving[0], moving[1]], 1), None, (h, w))
-    out, valid = reader.on_grid(torch.as_tensor(matrices), (side, side))
+    out, valid = reader.on_grid(matrices, (side, side))
     out = out * valid
     doubled = np.stack([np.cos(2 * angle), np.sin(2 * angle)])[..., None, None]
     c2, s2 = torch.as_tensor(doubled, dtype=out.dtype).to(out.device)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as nn
 from torch import Tensor
 
-from imgalign._types import Image, Matrix, Weight
+from imgalign._types import Image, Matrices, Weight
 from imgalign.coords import mapped_planes
 from imgalign.light import View, changing_light, lit
 from imgalign.masks import full_weight, mask_or_none
@@ -80,7 +80,7 @@ class Sharp:
         self._moving_weight: Weight | None = moving_weight
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
 
-    def look(self, matrix: Matrix, *, near: bool) -> Look:
+    def look(self, matrix: Matrices, *, near: bool) -> Look:
         """Both pictures as they are best compared, from where the transform stands now, under the light found there.
 
         `near` says that it stands where the pictures differ by what they do not share, not by being apart.
@@ -119,12 +119,12 @@ class Sharp:
         return Look(problem, noise.held, near or little)
 
     def _whitened(
-        self, noise: NoiseModel, matrix: Matrix, weight: Weight, relight: bool
+        self, noise: NoiseModel, matrix: Matrices, weight: Weight, relight: bool
     ) -> tuple[Problem, View, Standard]:
         """Pictures whose noise is equally strong at all frequencies."""
         assert noise.whitening is not None
         fixed, moving = self._spectra
-        scale = local_scale(matrix[0].numpy(), self._pictures.size_hw)
+        scale = local_scale(matrix[0], self._pictures.size_hw)
         fixed, moving = fixed.filtered(noise.whitening.on(fixed)), moving.filtered(noise.whitening.on(moving, scale))
         problem = self._plain((fixed, moving), weight, self._pictures.moving.mask)
         view = _view(problem, matrix)
@@ -141,7 +141,7 @@ class Sharp:
         return Problem(image, image, image, fixed_weight, reader)
 
 
-def _view(problem: Problem, matrix: Matrix) -> View:
+def _view(problem: Problem, matrix: Matrices) -> View:
     return View(problem.fixed, *problem.read(matrix))
 
 
@@ -281,7 +281,7 @@ def _brightness_line(brightness: Tensor, error: Tensor) -> tuple[float, float, f
     return float(level), float(slope), float(max(ends.min(), 0.1 * y.mean()))
 
 
-def _border_mask(view: View, standard: Standard, matrix: Matrix, weight: Weight) -> Weight | None:
+def _border_mask(view: View, standard: Standard, matrix: Matrices, weight: Weight) -> Weight | None:
     """The moving picture's mask, less what interpolation errs near its border beyond the noise.
 
     A picture's continuation is a guess, and the spline through fine noise-free detail feels it some pixels inward.

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from imgalign._types import Image, Matrix, Weight
+from imgalign._types import Image, Matrices, Weight
 from imgalign.coords import lattice
 from imgalign.gradients import central_differences
 from imgalign.light import View, lit, noise_variance
@@ -57,16 +57,16 @@ class Smooth:
             return self
         return replace(self, noise=replace(self.noise, step=_STEP), step=_STEP)
 
-    def view(self, matrix: Matrix) -> View:
+    def view(self, matrix: Matrices) -> View:
         """The pictures where a transform stands, `(1, 3, 3)` moving from fixed."""
         p = self.pictures
         return View(p.fixed, *p.read(matrix @ lattice(self.step)))
 
-    def tone(self, matrix: Matrix, robust: bool) -> Toned | None:
+    def tone(self, matrix: Matrices, robust: bool) -> Toned | None:
         """The tone curve between the pictures where a transform stands, if it is worth one."""
         return toned(self.view(matrix), robust, noise=self.noise.blurred, spacing=self.step)
 
-    def problem(self, matrix: Matrix, light: bool | None, robust: bool) -> Problem:
+    def problem(self, matrix: Matrices, light: bool | None, robust: bool) -> Problem:
         """The pictures under the light that is found where a transform stands, `(1, 3, 3)` moving from fixed.
 
         With `robust` without occluders.

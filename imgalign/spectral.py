@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as nn
 from torch import Tensor
 
-from imgalign._types import Image, Weight
+from imgalign._types import Floats, Image, Weight
 from imgalign.devices import gathered
 from imgalign.masks import least_weight, mask_or_none
 from imgalign.neighbours import least
@@ -156,7 +156,7 @@ def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
 class RadialResponse:
     """A filter's amplitude by frequency, on `len(amplitude)` rings from 0 to the corner, cycles per pixel."""
 
-    amplitude: np.ndarray
+    amplitude: Floats
     highest: float = math.sqrt(0.5)
 
     def on(self, picture: Spectrum, scale: float = 1.0) -> Tensor:
@@ -206,28 +206,28 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
         (h, w),
         rings,
     )
-    count = count.clamp_min(4)
+    count = np.maximum(count, 4)
     cross, power_f, power_m = cross / count, power_f / count, power_m / count
-    gain = (power_f.sum() / power_m.sum().clamp_min(1e-30)).sqrt()
+    gain = math.sqrt(power_f.sum() / max(power_m.sum(), 1e-30))
     power = 0.5 * (power_f + power_m * gain**2)
-    shared = cross * torch.sign(cross.sum()) * gain
+    shared = cross * np.sign(cross.sum()) * gain
     # Signal that so few frequencies could show by chance is none.
-    signal = (shared - 2 * power / count.sqrt()).clamp_min(0)
-    noise = _smooth((power - shared.abs()).clamp_min(0)) + 1e-6 * float(power.max()) + 1e-30
-    level = float((noise * count).sum() / count.sum())
+    signal = (shared - 2 * power / np.sqrt(count)).clip(0)
+    noise = _smooth((power - abs(shared)).clip(0)) + 1e-6 * power.max() + 1e-30
+    level = (noise * count).sum() / count.sum()
     coloured = noise / level
     flat = bool((((coloured < 1.6) & (coloured > 0.6)) | (signal < 1e-3 * signal.max())).all())
-    loudest = float(noise.max())
-    amplitude = (noise.clamp_min(loudest / _WHITENING**2) / loudest).rsqrt()
-    whitening = None if flat else RadialResponse((amplitude / amplitude.max()).numpy())
+    loudest = noise.max()
+    amplitude = 1 / np.sqrt(np.maximum(noise, loudest / _WHITENING**2) / loudest)
+    whitening = None if flat else RadialResponse(amplitude / amplitude.max())
     denoising = signal / (signal + 0.5 * noise)
     # Gradients raise power by the square of the frequency; the turn to white noise is a factor to both.
-    steep = denoising * count * torch.arange(rings) ** 2 / noise
+    steep = denoising * count * np.arange(rings) ** 2 / noise
 
-    def noisy(power: Tensor) -> float:
-        return float((power * 0.5 * noise).sum() / (power * (signal + 0.5 * noise)).sum().clamp_min(1e-30))
+    def noisy(power: Floats) -> float:
+        return float((power * 0.5 * noise).sum() / max((power * (signal + 0.5 * noise)).sum(), 1e-30))
 
-    return NoiseModel(whitening, RadialResponse(denoising.numpy()), noisy(steep), noisy(steep * denoising))
+    return NoiseModel(whitening, RadialResponse(denoising), noisy(steep), noisy(steep * denoising))
 
 
 def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tensor, Tensor]:
@@ -237,11 +237,8 @@ def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tenso
     return low, position - low
 
 
-def _ring_sums(planes: list[Tensor], size_hw: tuple[int, int], rings: int) -> list[Tensor]:
-    """Sums of planes over a half-plane of frequencies by soft rings: each frequency counts to the two nearest.
-
-    Float64, on the CPU.
-    """
+def _ring_sums(planes: list[Tensor], size_hw: tuple[int, int], rings: int) -> list[Floats]:
+    """Sums of planes over a half-plane of frequencies by soft rings: each frequency counts to the two nearest."""
     device = planes[0].device
     fy = torch.fft.fftfreq(size_hw[0], device=device)[:, None]
     fx = torch.fft.rfftfreq(size_hw[1], device=device)
@@ -250,12 +247,12 @@ def _ring_sums(planes: list[Tensor], size_hw: tuple[int, int], rings: int) -> li
     rows = (plane.flatten() for plane in planes)
     sums = gathered(*(torch.bincount(low, weighed, rings - 1) for x in rows for weighed in (x, x * t)))
     both = zip(sums[::2], sums[1::2], strict=True)
-    return [nn.pad(whole - above, (0, 1)) + nn.pad(above, (1, 0)) for whole, above in both]
+    return [np.pad(whole - above, (0, 1)) + np.pad(above, (1, 0)) for whole, above in both]
 
 
-def _smooth(rings: Tensor) -> Tensor:
-    padded = nn.pad(rings[None, None], (1, 1), mode="replicate")
-    return nn.avg_pool1d(padded, 3, stride=1)[0, 0]
+def _smooth(rings: Floats) -> Floats:
+    padded = np.pad(rings, 1, mode="edge")
+    return np.asarray((padded[:-2] + padded[1:-1] + padded[2:]) / 3)
 
 
 def _taper(n: int, like: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from imgalign._types import Image, Weight
+from imgalign._types import Floats, Image, Weight
 from imgalign.devices import gathered
 from imgalign.light import View, changing_light, lit
 from imgalign.residuals import MAD_TO_SIGMA
@@ -89,12 +88,12 @@ def toned(view: View, robust: bool, *, noise: float | None = None, spacing: int 
         view: As in `light.lit`, like all that is not named here.
     """
     stride = math.ceil((view.valid.numel() / _SAMPLES) ** 0.5)
-    fixed, warped, valid = gathered(*(x[0, 0, ::stride, ::stride].flatten() for x in view))
-    seen = valid > _WHOLE * float(valid.max())
-    if int(seen.sum()) < _FEW:
+    values, other_values, valid = gathered(*(x[0, 0, ::stride, ::stride].flatten() for x in view))
+    seen = valid > _WHOLE * valid.max()
+    if seen.sum() < _FEW:
         return None
-    fixed, warped = fixed[seen], warped[seen]
-    curves = tone_curve(warped, fixed), tone_curve(fixed, warped)
+    values, other_values = values[seen], other_values[seen]
+    curves = tone_curve(other_values, values), tone_curve(values, other_values)
     found = [Toned(curve, of_moving) for curve, of_moving in zip(curves, (True, False), strict=True) if curve]
     best = min(found, key=lambda t: t.curve.left, default=None)
     if best is None:
@@ -116,22 +115,19 @@ def _left_by_light(view: View, there: Weight | None, spacing: int) -> float:
     return float(mean((fixed - warped).square(), valid) / mean(fixed * fixed, valid).clamp_min(1e-20))
 
 
-def tone_curve(values: Tensor, wanted: Tensor) -> Curve | None:
+def tone_curve(values: Floats, wanted: Floats) -> Curve | None:
     """The curve that takes values to what is wanted, `(N,)` each; None where a straight line is as good.
 
     Robust: what lies over the scene in one of the pictures has no part in it.
     """
     n = len(values)
-    ranked = values.sort().values
-    low, high = float(ranked[int(_ENDS * n)]), float(ranked[n - 1 - int(_ENDS * n)])
-    if not high > low:
-        return None
-    usual = ranked[n - 1 - n // 10] - ranked[n // 10]
-    if not float(usual) > _SPREAD * (high - low):
+    ranks = [int(_ENDS * n), n // 10, n - 1 - n // 10, n - 1 - int(_ENDS * n)]
+    low, usual_low, usual_high, high = np.partition(values, ranks)[ranks].tolist()
+    if not (high > low and usual_high - usual_low > _SPREAD * (high - low)):
         return None
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
-    t = ((values - middle) / half).clamp(-1, 1)
-    powers = torch.cumprod(torch.stack([torch.ones_like(t), *[t] * _DEGREE]), 0)
+    t = ((values - middle) / half).clip(-1, 1)
+    powers = np.cumprod(np.stack([np.ones_like(t), *[t] * _DEGREE]), 0)
     (_, by_line), (terms, by_curve) = _fitted(powers, wanted)
     if not (by_curve < _WORTH * by_line and by_curve < _EXPLAINED):
         return None
@@ -141,7 +137,7 @@ def tone_curve(values: Tensor, wanted: Tensor) -> Curve | None:
     return Curve(terms, middle, half, by_curve)
 
 
-def _fitted(powers: Tensor, wanted: Tensor) -> list[tuple[tuple[float, ...], float]]:
+def _fitted(powers: Floats, wanted: Floats) -> list[tuple[tuple[float, ...], float]]:
     """The straight line and the curve that fit best, by robust least squares: terms, and the share of contrast left.
 
     Args:
@@ -150,18 +146,20 @@ def _fitted(powers: Tensor, wanted: Tensor) -> list[tuple[tuple[float, ...], flo
     """
     degree, n = powers.shape
     # Products of two powers are powers: of what a round sums up there are few.
-    summands = torch.cat([powers, powers[1:] * powers[-1], powers * wanted])
-    product = torch.arange(degree)[:, None] + torch.arange(degree)
-    ridge = torch.zeros(2, degree, dtype=powers.dtype)
-    ridge[0, 2:], ridge[1, 2:] = _STRAIGHT, _RIDGE
-    weight = torch.ones(2, n, dtype=powers.dtype)
+    summands = np.concatenate([powers, powers[1:] * powers[-1], powers * wanted])
+    product = np.arange(degree)[:, None] + np.arange(degree)
+    ridge = np.zeros((2, degree, degree))
+    curved = np.arange(2, degree)
+    ridge[0, curved, curved], ridge[1, curved, curved] = _STRAIGHT, _RIDGE
+    weight = np.ones((2, n))
     for _ in range(_ROUNDS):
-        # By rows: these sums are the same whatever the number of threads (`sums`).
-        sums = (weight[:, None] * summands).sum(-1) / n
-        terms = torch.linalg.solve(sums[:, product] + torch.diag_embed(ridge), sums[:, -degree:])
-        residual = wanted - (terms[..., None] * powers).sum(1)
-        scale = MAD_TO_SIGMA * residual.abs().median(1, keepdim=True).values.clamp_min(1e-12)
-        weight = 1 / (1 + (residual / (_CUTOFF * scale)).square())
-    centred = wanted - (weight * wanted).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-    left = (weight * residual.square()).sum(1) / (weight * centred.square()).sum(1).clamp_min(1e-30)
+        # Not as a product of matrices, which threads might share: these sums are the same whatever their number.
+        sums = np.einsum("rn,dn->rd", weight, summands) / n
+        terms = np.linalg.solve(sums[:, product] + ridge, sums[:, -degree:, None])[..., 0]
+        residual = wanted - np.einsum("rd,dn->rn", terms, powers)
+        middle = np.partition(abs(residual), n // 2)[:, n // 2, None]
+        scale = MAD_TO_SIGMA * np.maximum(middle, 1e-12)
+        weight = 1 / (1 + (residual / (_CUTOFF * scale)) ** 2)
+    centred = wanted - (weight * wanted).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+    left = (weight * residual**2).sum(1) / np.maximum((weight * centred**2).sum(1), 1e-30)
     return [(tuple(t), share) for t, share in zip(terms.tolist(), left.tolist(), strict=True)]

@@ -10,10 +10,10 @@ residuals fall as these grow, so that the slope's derivative is less than the no
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from imgalign._types import Image
+from imgalign._types import Floats, Image
 from imgalign.basis import basis_of, over_blocks
 from imgalign.devices import gathered
 from imgalign.problem import Problem
@@ -59,7 +59,7 @@ class BlurredNoise:
 
 def covariance(
     problem: Problem, state: State, model: Model, cutoff: float, tile: int, noise: BlurredNoise | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Floats, Floats]:
     """Covariance of the parameters, `(P, P)`: the sandwich of the normal matrix and the scores of tiles.
 
     Args:
@@ -78,7 +78,7 @@ def covariance(
     scores, shares = tile_scores(problem, state, model, cutoff, tile)
     p = scores.shape[1]
     information = state.information(p)[0]
-    bread = torch.linalg.pinv(information)
+    bread = np.linalg.pinv(information)
     leverage = (shares * bread.T).sum((1, 2))
     scores = _unfitted(scores, shares @ bread)
     meat = _evened(scores.T @ scores, information, bread, leverage) / state.yielding[0] ** 2
@@ -92,19 +92,19 @@ def covariance(
     return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
 
 
-def _unfitted(scores: Tensor, leverage: Tensor) -> Tensor:
+def _unfitted(scores: Floats, leverage: Floats) -> Floats:
     """Scores `(tiles, P)` as large as if the answer had not been fitted to them.
 
     Each times the inverse root of what the fit has left of it, `1 - leverage`: right on average where noise is alike
     everywhere (Bell and McCaffrey's CR2). The root is a rational one, good to a tenth up to a leverage of 0.9.
     """
     h = _MOST_LEVERAGE * leverage
-    eye, square = torch.eye(h.shape[-1], dtype=h.dtype), h @ h
+    eye, square = np.eye(h.shape[-1]), h @ h
     above, below = eye - 3 / 4 * h + 1 / 16 * square, eye - 5 / 4 * h + 5 / 16 * square
-    return torch.linalg.solve(below, above @ scores[..., None])[..., 0]
+    return np.asarray(np.linalg.solve(below, above @ scores[..., None])[..., 0])
 
 
-def _evened(meat: Tensor, information: Tensor, bread: Tensor, leverage: Tensor) -> Tensor:
+def _evened(meat: Floats, information: Floats, bread: Floats, leverage: Floats) -> Floats:
     """The scatter of the scores, drawn to that of noise alike everywhere where few tiles tell how it differs.
 
     It is known from as many draws as there would be tiles if all had one leverage. The inverse of a covariance from few
@@ -114,18 +114,19 @@ def _evened(meat: Tensor, information: Tensor, bread: Tensor, leverage: Tensor) 
     98 % of simulated truths from 16 tiles on, whether noise is alike everywhere or ten times as strong on some of them.
     """
     p = len(meat)
-    draws = (leverage.sum() ** 2 / leverage.square().sum().clamp_min(1e-30)).clamp_min(1)
-    strength = torch.trace(meat @ bread) / p
+    draws = max(float(leverage.sum() ** 2 / max((leverage**2).sum(), 1e-30)), 1.0)
+    strength = np.trace(meat @ bread) / p
     put_in = 2 * (p + 1)
-    return torch.lerp(meat, strength * information, put_in / (draws + put_in)) * (1 + 0.75 * (p + 1) / (draws + p))
+    drawn = meat + put_in / (draws + put_in) * (strength * information - meat)
+    return np.asarray(drawn * (1 + 0.75 * (p + 1) / (draws + p)))
 
 
-def corner_sigma(covariance: Tensor) -> float:
+def corner_sigma(covariance: Floats) -> float:
     """Predicted error of the corners, px: parameters are scaled so that a unit moves them by about a pixel."""
-    return math.sqrt(max(float(torch.trace(covariance)), 0.0))
+    return math.sqrt(max(float(np.trace(covariance)), 0.0))
 
 
-def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, tile: int) -> tuple[Tensor, Tensor]:
+def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, tile: int) -> tuple[Floats, Floats]:
     """What each square tile says at the first row's matrix: its share of the slope and of the normal matrix.
 
     Bias and gain are eliminated as in `State.information`. At the minimum the slopes sum to nothing; how far
@@ -133,38 +134,40 @@ def tile_scores(problem: Problem, state: State, model: Model, cutoff: float, til
     taken for constant: they are that to some per cent, and the scatter is known no better.
 
     Returns:
-        `(tiles, P)` Jacobian times residual and `(tiles, P, P)` Jacobian times Jacobian, sums over each tile, float64.
+        `(tiles, P)` Jacobian times residual and `(tiles, P, P)` Jacobian times Jacobian, sums over each tile.
     """
     moving, valid = problem.read(state.matrices[:1])
     fixed_n, moving_n, gain, _ = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
-    weight = robust(problem, residual, valid, state.scale[:1], cutoff)[0]
+    scale = torch.as_tensor(state.scale[:1]).to(residual.dtype).to(residual.device)
+    weight = robust(problem, residual, valid, scale, cutoff)[0]
     wr = weight * residual
     gx, gy = problem.gradient_x * gain, problem.gradient_y * gain
     wx = weight * gx
     products = (gx * wr, gy * wr, wr, (wr * (fixed_n + moving_n)).mul_(0.5), wx * gx, wx * gy, weight * gy * gy)
     side = min(_BLOCK, tile // 2)
-    slope_x, slope_y, *others = gathered(*(_block_sums(x[0], side) for x in (*products, valid)))
+    slope_x, slope_y, *others = gathered(*(blocks(x[0], side).mul_(side**2) for x in (*products, valid)))
     # A bias and a gain to every channel, one displacement to all.
     slope_x, slope_y, xx, xy, yy, seen = (x.sum(0) for x in (slope_x, slope_y, *others[2:]))
     p, q = over_blocks(model, problem.size_hw, side)  # (P, rows, columns)
     count = model.parameter_count
     normal = state.normal[0]
     nuisance = normal[count:, count:]
-    mixing = torch.linalg.solve(nuisance + 1e-9 * torch.eye(len(nuisance)), normal[count:, :count])
-    scores = p * slope_x + q * slope_y - torch.einsum("nk,nij->kij", mixing, torch.cat(others[:2]))
-    pairs = torch.einsum("kij,lij->klij", p, xx * p + xy * q) + torch.einsum("kij,lij->klij", q, xy * p + yy * q)
-    per_tile = [_block_sums(x, tile // side).flatten(-2) for x in (scores, pairs, seen)]
+    mixing = np.linalg.solve(nuisance + 1e-9 * np.eye(len(nuisance)), normal[count:, :count])
+    scores = p * slope_x + q * slope_y - np.tensordot(mixing.T, np.concatenate(others[:2]), 1)
+    pairs = p[:, None] * (xx * p + xy * q) + q[:, None] * (xy * p + yy * q)
+    per_tile = [_tile_sums(x, tile // side) for x in (scores, pairs, seen)]
     there = per_tile[2] > 0
-    return per_tile[0][:, there].T, per_tile[1][..., there].permute(2, 0, 1)
+    return per_tile[0][:, there].T, per_tile[1][..., there].transpose(2, 0, 1)
 
 
-def _block_sums(planes: Tensor, side: int) -> Tensor:
-    """Sums over blocks of `(..., h, w)`, the last ones of a row or column perhaps smaller."""
-    return blocks(planes, side) * side**2
+def _tile_sums(planes: Floats, side: int) -> Floats:
+    """Sums over tiles of `side` x `side` blocks, `(..., h, w)` to `(..., tiles)`, the last ones perhaps smaller."""
+    sums = blocks(torch.from_numpy(planes), side).flatten(-2).numpy()
+    return np.asarray(side**2 * sums)
 
 
-def noise_information(problem: Problem, state: State, model: Model, variance: float) -> Tensor:
+def noise_information(problem: Problem, state: State, model: Model, variance: float) -> Floats:
     """What noise in the gradients adds to the first row's normal matrix, `(P, P)`.
 
     Args:
@@ -176,14 +179,15 @@ def noise_information(problem: Problem, state: State, model: Model, variance: fl
     basis = basis_of(model, problem.size_hw)
     weight = problem.read(state.matrices[:1])[1]
     (moments,) = gathered(basis.moments(weight, 2)[0, 0])
-    return variance * torch.einsum("ij,klij->kl", moments, basis.pp + basis.qq)
+    return np.asarray(variance * np.tensordot(basis.products[:, :, 0] + basis.products[:, :, 2], moments, 2))
 
 
-def _less(information: Tensor, added: Tensor) -> Tensor:
+def _less(information: Floats, added: Floats) -> Floats:
     """Inverse of the information without what noise has added, of which `_LEAST_SIGNAL` is left in any direction."""
-    values, vectors = torch.linalg.eigh(information)
-    known = values > 1e-9 * values[-1].clamp_min(1e-30)
-    root = vectors * torch.where(known, values.clamp_min(1e-30).rsqrt(), 0.0)  # root @ root.T inverts the information
-    left, turn = torch.linalg.eigh(torch.eye(len(values), dtype=values.dtype) - root.T @ added @ root)
+    values, vectors = np.linalg.eigh(information)
+    known = values > 1e-9 * max(values[-1], 1e-30)
+    # root @ root.T inverts the information
+    root = vectors * np.where(known, 1 / np.sqrt(np.maximum(values, 1e-30)), 0.0)
+    left, turn = np.linalg.eigh(np.eye(len(values)) - root.T @ added @ root)
     root = root @ turn
-    return (root / left.clamp_min(_LEAST_SIGNAL)) @ root.T
+    return np.asarray((root / np.maximum(left, _LEAST_SIGNAL)) @ root.T)

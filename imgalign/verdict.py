@@ -223,7 +223,7 @@ class _Agreement(NamedTuple):
 
 def _agreement(problem: Problem, level_matrix: Matrix3) -> _Agreement:
     """What the parts of the pictures say; see `Evidence`."""
-    moving, valid = problem.read(torch.as_tensor(level_matrix)[None])
+    moving, valid = problem.read(level_matrix[None])
     pixels = total(valid)
     f, m = (
         (x - plane_sums(x * valid)[..., None, None] / pixels.clamp_min(1e-6)) * valid for x in (problem.fixed, moving)
@@ -347,7 +347,7 @@ def distinctness(
     picture, weight = moving
     reader = Reader(picture, mask_or_none(weight), (picture.shape[-2], picture.shape[-1]))
     h, w = fixed[0].shape[-2:]
-    seen, valid = reader.on_grid(torch.as_tensor(level_matrix)[None], (h, w))
+    seen, valid = reader.on_grid(level_matrix[None], (h, w))
     valid = valid * fixed[1]
     f, m = ((x - mean(x, valid)) * valid for x in (fixed[0], seen))
     surface = _surfaces(f, torch.nn.functional.pad(m, (_BESIDE,) * 4), _BESIDE)[0][None]
@@ -375,18 +375,17 @@ def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], le
     outer = side + 2 * _FINE_REACH
     # First rows and columns of the patches with their margin, which may hang over the border.
     tops, lefts = ([round((k + 0.5) * n / _PATCHES - 0.5 * outer) for k in range(_PATCHES)] for n in (h, w))
-    shifts = torch.eye(3, dtype=torch.float64).repeat(_PATCHES**2, 1, 1)
-    shifts[:, :2, 2] = torch.tensor([(x, y) for x in lefts for y in tops], dtype=torch.float64)
-    matrices = torch.as_tensor(level_matrix)
+    shifts = np.tile(np.eye(3), (_PATCHES**2, 1, 1))
+    shifts[:, :2, 2] = [(x, y) for x in lefts for y in tops]
     fields = []
-    for (image, weight), at in ((fixed, shifts), (moving, matrices @ shifts)):
+    for (image, weight), at in ((fixed, shifts), (moving, level_matrix @ shifts)):
         reader = Reader(image, mask_or_none(weight), (image.shape[-2], image.shape[-1]))
         values, valid = reader.on_grid(at, (outer, outer))
         fields.append((edges(around(values) / 9, valid, sigma=0.0), valid))
     (f, seen_f), (m, seen_m) = fields
     both = seen_f * seen_m
     inner = slice(_FINE_REACH, _FINE_REACH + side)
-    m = turned(m, matrices.expand(len(m), 3, 3)) * both
+    m = turned(m, np.broadcast_to(level_matrix, (len(m), 3, 3))) * both
     f = (f * both)[..., inner, inner]
     surfaces = _surfaces(f, m, _FINE_REACH)[0]
     energy = (f.square().sum((1, 2, 3)) * m[..., inner, inner].square().sum((1, 2, 3))).cpu()

@@ -162,8 +162,9 @@ def test_small_tensors_come_together():
         before = device.returned
         home = gathered(*parts)
     assert device.returned == before + 1
-    for n, (tensor, shape) in enumerate(zip(home, [(2, 3), (), (4,)], strict=True)):
-        assert torch.equal(tensor, torch.full(shape, float(n), dtype=torch.float64))
+    for n, (numbers, shape) in enumerate(zip(home, [(2, 3), (), (4,)], strict=True)):
+        assert numbers.dtype == np.float64
+        assert np.array_equal(numbers, np.full(shape, float(n)))
 
 
 class TestOtherDevice:

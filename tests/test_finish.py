@@ -34,7 +34,7 @@ def candidate(two):
 def test_feature_pictures_stand_in_where_grey_values_know_little(two, candidate):
     polished = two.finish.polish(candidate.ranked[0].moving_from_fixed)
     astray = about_centre(SIZE, shift=(7, -3), angle_deg=3)
-    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + torch.eye(3), noise=1.0)
+    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + np.eye(3), noise=1.0)
     mended = two.finish.by_features(candidate.ranked[0], lost)
     assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
     assert corner_sigma(mended, two.model, SIZE) < 0.1
@@ -47,7 +47,7 @@ def test_feature_pictures_that_waver_from_detail_to_detail_do_not_stand_in(
 ):
     polished = two.finish.polish(candidate.ranked[0].moving_from_fixed)
     astray = about_centre(SIZE, shift=(7, -3), angle_deg=3)
-    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + torch.eye(3), noise=1.0)
+    lost = replace(polished, moving_from_fixed=astray, covariance=polished.covariance + np.eye(3), noise=1.0)
     known = corner_sigma(lost, two.model, SIZE)
     found = two.ladder.finest(candidate.ranked[0].moving_from_fixed, astray, two.model, SIZE)
     wavering = found._replace(doubt_px=times * known, better=0.0)
@@ -63,7 +63,7 @@ def test_an_answer_that_grey_values_know_well_is_kept(two, candidate):
 
 def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(two, candidate):
     polished = two.finish.polish(candidate.ranked[0].moving_from_fixed)
-    unsure = replace(polished, covariance=polished.covariance + torch.eye(3), noise=1e-4)
+    unsure = replace(polished, covariance=polished.covariance + np.eye(3), noise=1e-4)
     assert two.finish.best_known(candidate.ranked[0], unsure) is unsure
 
 
@@ -76,7 +76,7 @@ def test_feature_pictures_stay_out_where_the_pictures_as_they_came_differ_by_noi
     assert noisy.finish._plain_noise(about_centre(SIZE, shift=(8, 0))) > 0.5
     # Weighted or whitened pictures may say otherwise.
     polished = noisy.finish.polish(np.eye(3))
-    unsure = replace(polished, covariance=polished.covariance + torch.eye(3), noise=1.0)
+    unsure = replace(polished, covariance=polished.covariance + np.eye(3), noise=1.0)
     assert noisy.finish.best_known(replace(candidate.ranked[0], moving_from_fixed=np.eye(3)), unsure) is unsure
 
 
@@ -91,7 +91,7 @@ def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candid
     assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
     # Both may be true, or features fit no better where they lead.
     found = two.ladder.finest(TRUTH, astray.moving_from_fixed, two.model, SIZE)
-    vague = found._replace(covariance=found.covariance + torch.eye(3))
+    vague = found._replace(covariance=found.covariance + np.eye(3))
     for other in (vague, found._replace(better=-0.01)):
         monkeypatch.setattr(two.ladder, "finest", lambda *_, other=other: other)
         assert two.finish.by_features(candidate.ranked[0], astray) is astray
@@ -101,7 +101,7 @@ def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candid
 @pytest.mark.parametrize("unknown", [np.inf, np.nan])
 def test_an_error_that_is_not_known_is_a_large_one(two, candidate, unknown):
     polished = two.finish.polish(candidate.ranked[0].moving_from_fixed)
-    lost = replace(polished, covariance=polished.covariance * torch.diag(torch.tensor([unknown, 1, 1])))
+    lost = replace(polished, covariance=polished.covariance * np.diag([unknown, 1, 1]))
     assert 1e4 < corner_sigma(lost, two.model, SIZE) < np.inf
 
 
@@ -153,7 +153,7 @@ def test_fine_detail_stands_in_where_it_is_shared(stains):
     shared, two_of_one = stains
     beside = about_centre(SIZE, shift=(4.8, -3.5), angle_deg=3)
     polished = two_of_one.finish.polish(beside)
-    unsure = replace(polished, moving_from_fixed=beside, covariance=0.5 * torch.eye(3).double(), doubt_px=0.0)
+    unsure = replace(polished, moving_from_fixed=beside, covariance=0.5 * np.eye(3), doubt_px=0.0)
     found = two_of_one.finish.by_detail(unsure)
     assert (found is not unsure) == shared
     if shared:
@@ -164,7 +164,7 @@ def test_fine_detail_stands_in_where_it_is_shared(stains):
 def test_fine_detail_is_not_asked_where_little_is_left_to_know(stains, monkeypatch):
     _, two_of_one = stains
     polished = two_of_one.finish.polish(TRUTH)
-    sure = replace(polished, covariance=1e-4 * torch.eye(3).double(), doubt_px=0.0)
+    sure = replace(polished, covariance=1e-4 * np.eye(3), doubt_px=0.0)
     monkeypatch.setattr("imgalign.finish.fine_detail", lambda *_: pytest.fail("was asked"))
     assert two_of_one.finish.by_detail(sure) is sure
 
@@ -181,6 +181,6 @@ def test_two_stains_are_aligned_by_their_grain(seed):
 def test_fine_detail_that_does_not_stand_out_nearby_is_not_polished(stains, monkeypatch):
     _, two_of_one = stains
     polished = two_of_one.finish.polish(TRUTH)
-    unsure = replace(polished, covariance=0.5 * torch.eye(3).double(), doubt_px=0.0)
+    unsure = replace(polished, covariance=0.5 * np.eye(3), doubt_px=0.0)
     monkeypatch.setattr("imgalign.finish.polish", lambda *_, **__: pytest.fail("was polished"))
     assert two_of_one.finish.by_detail(unsure) is unsure

@@ -69,6 +69,14 @@ def test_blur_is_scipys_gaussian_with_zeros_outside(sigma):
     np.testing.assert_allclose(blur(image, sigma)[0, 0].numpy(), expected, atol=0.03 if sigma < 1 else 2e-3)
 
 
+@pytest.mark.parametrize("size_hw", [(50, 61), (4, 61), (200, 3)])
+def test_a_blur_by_few_weights_is_scipys(size_hw):
+    image = picture(*size_hw)
+    expected = gaussian_filter(image[0, 0].numpy(), 1.0, mode="constant", truncate=8)
+    # What lies beyond five sigmas is left out.
+    np.testing.assert_allclose(blur(image, 1.0)[0, 0].numpy(), expected, atol=2e-6)
+
+
 def test_blur_by_nothing_is_the_image():
     image = picture(9, 9)
     assert torch.equal(blur(image, 0.0), image)

@@ -19,8 +19,8 @@ NAMES = list(MODELS)
 
 def found(two, name, **options):
     options = {"iterations": 30, "tolerance_px": 1e-4, **options}
-    state = refine(two, torch.eye(3, dtype=torch.float64)[None], MODELS[name], **options)
-    return state, state.final[0].numpy()
+    state = refine(two, np.eye(3)[None], MODELS[name], **options)
+    return state, state.final[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,27 +95,27 @@ def test_normal_equations_are_those_of_an_explicit_jacobian(name):
     # Inside the moving picture everywhere, so that all pixels count.
     inward = about_centre(SIZE, scale=0.9, shift=(0.5, -0.5))
     two = problem(*pair(Blobs(7, 110), SIZE, about_centre(SIZE, scale=0.9)))
-    state = evaluate(two, torch.as_tensor(inward)[None], MODELS[name], math.inf)
+    state = evaluate(two, inward[None], MODELS[name], math.inf)
     f, m = warped_normalised(two, inward)
     mean = (0.5 * (f + m)).ravel()
     jacobian = np.c_[explicit_jacobian(two, name), np.ones(f.size), mean]
     scale = np.sqrt(np.diag(jacobian.T @ jacobian))
     expected = jacobian.T @ jacobian / np.outer(scale, scale)
-    np.testing.assert_allclose(state.normal[0].numpy() / np.outer(scale, scale), expected, atol=1e-7)
-    np.testing.assert_allclose(state.slope[0].numpy() / scale, jacobian.T @ (m - f).ravel() / scale, atol=1e-6)
-    assert float(state.loss) == pytest.approx(((m - f) ** 2).mean())
+    np.testing.assert_allclose(state.normal[0] / np.outer(scale, scale), expected, atol=1e-7)
+    np.testing.assert_allclose(state.slope[0] / scale, jacobian.T @ (m - f).ravel() / scale, atol=1e-6)
+    assert state.loss[0] == pytest.approx(((m - f) ** 2).mean())
 
 
 def test_robust_weights_are_cauchys():
     inward = about_centre(SIZE, scale=0.9, shift=(0.5, -0.5))
     two = problem(*pair(Blobs(7, 110), SIZE, about_centre(SIZE, scale=0.9)))
-    state = evaluate(two, torch.as_tensor(inward)[None], MODELS["translate"], 2.0, torch.tensor([0.05]).double())
+    state = evaluate(two, inward[None], MODELS["translate"], 2.0, np.array([0.05]))
     f, m = warped_normalised(two, inward)
     r = (m - f).ravel()
     jacobian = explicit_jacobian(two, "translate")
     weights = 1 / (1 + (r / 0.1) ** 2)
-    np.testing.assert_allclose(state.normal[0, :2, :2].numpy(), jacobian.T @ (weights[:, None] * jacobian), rtol=1e-7)
-    assert float(state.loss) == pytest.approx((0.01 * np.log1p((r / 0.1) ** 2)).mean())
+    np.testing.assert_allclose(state.normal[0, :2, :2], jacobian.T @ (weights[:, None] * jacobian), rtol=1e-7)
+    assert state.loss[0] == pytest.approx((0.01 * np.log1p((r / 0.1) ** 2)).mean())
 
 
 @pytest.mark.parametrize("cutoff", [1.5, 2.5, 4.0, 6.0])
@@ -123,35 +123,35 @@ def test_the_slope_yields_to_noise_as_much_as_it_is_said_to(cutoff):
     two = problem(*[render(Blobs(7, 110, sigma=(3, 7)), SIZE)] * 2)
     noise = torch.as_tensor(np.random.default_rng(0).normal(0, 1, SIZE), dtype=two.fixed.dtype)
     noisy = replace(two, fixed=two.fixed + 0.2 * noise * two.fixed.std())
-    scale, h = evaluate(noisy, torch.eye(3)[None].double(), MODELS["translate"], cutoff).scale, 0.02
+    scale, h = evaluate(noisy, np.eye(3)[None], MODELS["translate"], cutoff).scale, 0.02
 
     def slope(shift):
-        at = torch.as_tensor(about_centre(SIZE, shift=shift))[None]
-        return evaluate(noisy, at, MODELS["translate"], cutoff, scale).slope[0, :2].numpy()
+        at = about_centre(SIZE, shift=shift)[None]
+        return evaluate(noisy, at, MODELS["translate"], cutoff, scale).slope[0, :2]
 
     derivative = np.stack([slope((h, 0)) - slope((-h, 0)), slope((0, h)) - slope((0, -h))]) / (2 * h)
-    state = evaluate(noisy, torch.eye(3)[None].double(), MODELS["translate"], cutoff)
-    share = np.trace(derivative) / float(state.normal[0, :2, :2].trace())
-    assert float(state.yielding) < 0.96
-    assert float(state.yielding) == pytest.approx(share, rel=0.03)
+    state = evaluate(noisy, np.eye(3)[None], MODELS["translate"], cutoff)
+    share = np.trace(derivative) / np.trace(state.normal[0, :2, :2])
+    assert state.yielding[0] < 0.96
+    assert state.yielding[0] == pytest.approx(share, rel=0.03)
 
 
 def test_information_is_what_is_left_when_gain_and_bias_are_fitted():
     two = problem(*pair(Blobs(7, 110), SIZE, about_centre(SIZE, scale=0.9)))
-    state = evaluate(two, torch.as_tensor(about_centre(SIZE, scale=0.9))[None], MODELS["rigid"], math.inf)
-    expected = np.linalg.inv(np.linalg.inv(state.normal[0].numpy())[:3, :3])
-    np.testing.assert_allclose(state.information(3)[0].numpy(), expected, rtol=1e-6)
+    state = evaluate(two, about_centre(SIZE, scale=0.9)[None], MODELS["rigid"], math.inf)
+    expected = np.linalg.inv(np.linalg.inv(state.normal[0])[:3, :3])
+    np.testing.assert_allclose(state.information(3)[0], expected, rtol=1e-6)
 
 
 def test_a_batch_equals_its_rows_one_by_one():
     truth = about_centre(SIZE, **TRUTHS["affine"])
     two = problem(*pair(Blobs(8, 110, sigma=(3, 7)), SIZE, truth))
-    starts = torch.as_tensor(np.stack([about_centre(SIZE, shift=(dx, 1)) for dx in (-2, 0, 2.0)]))
+    starts = np.stack([about_centre(SIZE, shift=(dx, 1)) for dx in (-2, 0, 2.0)])
     together = refine(two, starts, MODELS["affine"], iterations=6)
     for row, start in enumerate(starts):
         alone = refine(two, start[None], MODELS["affine"], iterations=6)
-        torch.testing.assert_close(together.matrices[row], alone.matrices[0], rtol=0, atol=1e-7)
-        torch.testing.assert_close(together.loss[row], alone.loss[0], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(together.matrices[row], alone.matrices[0], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(together.loss[row], alone.loss[0], rtol=0, atol=1e-5)
 
 
 def test_history_falls():
@@ -165,28 +165,28 @@ def test_history_falls():
 
 def test_no_overlap_stays_where_it_was_and_says_so():
     two = problem(*pair(Blobs(8, 110), SIZE, np.eye(3)))
-    far = torch.as_tensor(about_centre(SIZE, shift=(500, 0)))[None]
+    far = about_centre(SIZE, shift=(500, 0))[None]
     state = refine(two, far, MODELS["affine"])
-    assert float(state.overlap) == 0
-    assert torch.equal(state.matrices, far)
-    assert torch.isfinite(state.loss).all()
+    assert state.overlap[0] == 0
+    assert np.array_equal(state.matrices, far)
+    assert np.isfinite(state.loss).all()
 
 
 def test_a_constant_picture_gives_finite_numbers():
     state, matrix = found(problem(np.ones(SIZE), render(Blobs(1, 110), SIZE)), "affine")
     assert np.isfinite(matrix).all()
-    assert float(state.correlation) < 0.05
+    assert state.correlation[0] < 0.05
 
 
 def test_selected_rows_are_written_back():
     two = problem(*pair(Blobs(8, 110), SIZE, np.eye(3)))
-    starts = torch.as_tensor(np.stack([about_centre(SIZE, shift=(dx, 0)) for dx in (0, 1, 2.0)]))
+    starts = np.stack([about_centre(SIZE, shift=(dx, 0)) for dx in (0, 1, 2.0)])
     state = evaluate(two, starts, MODELS["rigid"], 4.0)
-    part = state.select(torch.tensor([2]))
+    part = state.select(np.array([2]))
     assert part.loss.tolist() == [float(state.loss[2])]
-    state.put(torch.tensor([0]), part)
+    state.put(np.array([0]), part)
     assert state.loss[0] == state.loss[2]
-    assert torch.equal(state.matrices[0], starts[2])
+    assert np.array_equal(state.matrices[0], starts[2])
 
 
 MIRROR = np.diag([-1.0, 1.0])
@@ -201,8 +201,8 @@ def test_double_angles_are_brought_back_to_the_fixed_picture(angle_deg, linear):
     normal = turn @ edge  # and in the moving one: for rotations and mirrors, inverse transpose is the matrix itself
     angle = 2 * np.arctan2(normal[1], normal[0])
     channels = torch.tensor([0.5, np.cos(angle), np.sin(angle)]).reshape(1, 3, 1, 1)
-    matrix = torch.eye(3, dtype=torch.float64)[None].clone()
-    matrix[0, :2, :2] = torch.as_tensor(turn)
+    matrix = np.eye(3)[None].copy()
+    matrix[0, :2, :2] = turn
     assert turned(channels, matrix).flatten().tolist() == pytest.approx([0.5, np.cos(0.6), np.sin(0.6)])
 
 

@@ -59,7 +59,7 @@ def test_a_tone_that_turns_back_is_no_curve():
 
 def test_a_few_bright_points_tell_no_curve():
     stars = render(Blobs(4, 180, count=25, sigma=(1.5, 1.6)), SIZE) ** 2
-    assert tone_curve(*(torch.as_tensor(p.ravel()) for p in (stars, stars**1.6))) is None
+    assert tone_curve(stars.ravel(), stars.ravel() ** 1.6) is None
 
 
 def test_unrelated_pictures_have_no_curve():
@@ -78,7 +78,7 @@ def test_what_lies_over_the_scene_takes_no_part():
 
 
 def test_a_curve_goes_on_straight_beyond_its_ends():
-    values = torch.linspace(0, 1, 2000, dtype=torch.float64)
+    values = np.linspace(0, 1, 2000)
     curve = tone_curve(values, values**3)
     assert curve is not None
     ends = curve(torch.tensor([1.0, 1.5, 2.0], dtype=torch.float64))
@@ -87,7 +87,7 @@ def test_a_curve_goes_on_straight_beyond_its_ends():
 
 
 def test_a_single_value_has_no_curve():
-    assert tone_curve(torch.ones(500, dtype=torch.float64), torch.rand(500, dtype=torch.float64)) is None
+    assert tone_curve(np.ones(500), np.random.default_rng(0).uniform(size=500)) is None
 
 
 @pytest.mark.parametrize("name", ["gamma", "negative"])

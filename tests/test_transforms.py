@@ -8,7 +8,16 @@ from scipy.linalg import expm
 from torch.autograd import gradcheck
 
 from imgalign.errors import OptionError
-from imgalign.transforms import MODELS, corner_distance, exponential, fit, get_model, local_scale, normalise
+from imgalign.transforms import (
+    MODELS,
+    corner_distance,
+    exponential,
+    exponentials,
+    fit,
+    get_model,
+    local_scale,
+    normalise,
+)
 
 SIZE = (90, 120)
 NAMES = list(MODELS)
@@ -74,6 +83,16 @@ def test_a_unit_of_any_parameter_moves_corners_by_about_a_pixel(name):
 def test_the_algebras_are_of_full_rank():
     fields = MODELS["homography"].generators(SIZE).reshape(8, 9)
     assert np.linalg.matrix_rank(np.c_[fields.T, np.eye(3).ravel()]) == 9
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("most_px", [0.01, 10.0, 80.0])
+def test_exponentials_agree_with_scipy(name, most_px):
+    generators = MODELS[name].generators(SIZE)
+    params = np.random.default_rng(3).uniform(-most_px, most_px, (4, len(generators)))
+    for found, numbers in zip(exponentials(params, generators), params, strict=True):
+        expected = expm(np.tensordot(numbers, generators, 1))
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * abs(expected).max())
 
 
 def test_exponential_passes_gradcheck():
