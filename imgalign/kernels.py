@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as nn
 from torch import Tensor
 
-_BAND = 1 << 14  # points read at once: larger results cost page faults, which take longer than the reading
-_Reads = list[tuple[Tensor, Tensor | None]]  # positions and weights along one axis; None is a weight of one
+_BAND = 1 << 15  # points read at once: more leave the cache, fewer cost calls
+_Reads = list[tuple[Tensor, Tensor | None]]  # positions and weights along both axes; None is what is left of one
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class Kernel:
     """Weight at a distance in output pixels, for averaging."""
 
 
-def read(kernel: Kernel, image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def read(kernel: Kernel, image: Tensor, points: Tensor) -> Tensor:
     """Read an image at points.
 
     Args:
         kernel: One of `KERNELS`.
         image: `(C, H, W)` float, already `prepare`d.
-        x: `(h, w)` positions in pixels, within the image by the kernel's margin.
-        y: The same, down.
+        points: `(2, h, w)` x and y in pixels, within the image by the kernel's margin.
 
     Returns:
         `(C, h, w)`.
     """
-    out = image.new_empty(image.shape[0], *x.shape)
-    rows = max(1, _BAND // x.shape[1])
-    for top in range(0, x.shape[0], rows):
+    height, width = points.shape[1:]
+    out = image.new_empty(image.shape[0], height, width)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
         band = slice(top, top + rows)
-        out[:, band] = _read_band(kernel, image, x[band], y[band])
+        out[:, band] = _read_band(kernel, image, points[:, band])
     return out
 
 
@@ -84,54 +84,60 @@ def spline_coefficients(image: Tensor) -> Tensor:
     1 / (1 + a cos w) = (1 - a cos w) / (1 - a^2 / 2) / (1 - a' cos 2w) with a' = a^2 / (2 - a^2): four of them leave an
     error of 1.4e-9, at less than half the cost of the usual recursion cut off at that error.
     """
+    # Two buffers in turns: fresh memory of this size costs page faults, which take longer than the filters.
+    out, spare, scale = torch.empty_like(image), torch.empty_like(image), 1.0
     for axis in (1, 2):
         a = 0.5
         for reach in (1, 2, 4, 8):
-            scale = (1.5 if reach == 1 else 1.0) / (1 - a * a / 2)
-            image = _three_taps(image, axis, reach, scale, -a / 2 * scale)
+            image = _three_taps(image, axis, reach, -a / 2, out)
+            out, spare = spare, out
+            scale *= (1.5 if reach == 1 else 1.0) / (1 - a * a / 2)
             a = -a * a / (2 - a * a)
-    return image
+    return image.mul_(scale)
 
 
-def _three_taps(image: Tensor, axis: int, reach: int, centre: float, side: float) -> Tensor:
-    """Filter by (side, ..., centre, ..., side), `reach` pixels apart; the border repeats."""
-    size = image.shape[axis]
-    out = image * centre
-    if size > reach:
-        out.narrow(axis, reach, size - reach).add_(image.narrow(axis, 0, size - reach), alpha=side)
-        out.narrow(axis, 0, size - reach).add_(image.narrow(axis, reach, size - reach), alpha=side)
+def _three_taps(image: Tensor, axis: int, reach: int, side: float, out: Tensor) -> Tensor:
+    """Filter by (side, ..., 1, ..., side), `reach` pixels apart, into `out`; beyond the border is nothing."""
+    inner = max(0, image.shape[axis] - reach)
+    reach = image.shape[axis] - inner
+    out.narrow(axis, 0, reach).copy_(image.narrow(axis, 0, reach))
+    later, earlier = image.narrow(axis, reach, inner), image.narrow(axis, 0, inner)
+    torch.add(later, earlier, alpha=side, out=out.narrow(axis, reach, inner))
+    out.narrow(axis, 0, inner).add_(later, alpha=side)
     return out
 
 
-def _read_band(kernel: Kernel, image: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    reads_x = [(_normalised(at, image.shape[2]), weight) for at, weight in kernel.reads(x)]
-    rows = []
-    for at, weight_y in kernel.reads(y):
-        at_y = _normalised(at, image.shape[1])
-        # A complex number is a pair: interleaving x and y this way takes a seventh of the time of torch.stack.
-        grid = torch.stack([torch.view_as_real(torch.complex(at_x, at_y)) for at_x, _ in reads_x])
-        reads = nn.grid_sample(
-            image[None].expand(len(reads_x), -1, -1, -1),
+def _read_band(kernel: Kernel, image: Tensor, points: Tensor) -> Tensor:
+    reads = kernel.reads(points)
+    places = [_normalised(at, image) for at, _ in reads]
+    # A complex number is a pair: interleaving x and y this way takes a seventh of the time of torch.stack.
+    grid = points.new_empty(len(reads), *points.shape[1:], 2)
+    pairs = torch.view_as_complex(grid)
+    rows: _Reads = []
+    for (_, y), (_, weight) in zip(places, reads, strict=True):
+        for (x, _), pair in zip(places, pairs, strict=True):
+            torch.complex(x, y, out=pair)
+        found = nn.grid_sample(
+            image[None].expand(len(reads), -1, -1, -1),
             grid,
             mode="bilinear",
             padding_mode="border",
             align_corners=True,
         )
-        rows.append(
-            (_weighted_sum([(read, weight) for read, (_, weight) in zip(reads, reads_x, strict=True)]), weight_y)
-        )
+        terms = [(values, None if w is None else w[0]) for values, (_, w) in zip(found, reads, strict=True)]
+        rows.append((_weighted_sum(terms), None if weight is None else weight[1]))
     return _weighted_sum(rows)
 
 
 def _weighted_sum(terms: _Reads) -> Tensor:
-    """The sum of values times weights, in place of the first value; weights of a pair add up to one."""
+    """The sum of values times weights, in place of the first value."""
     first, weight = terms[0]
     if weight is None:
+        assert len(terms) <= 2, "weights are missing"
+        for value, share in terms[1:]:
+            assert share is not None
+            first.lerp_(value, share)
         return first
-    if len(terms) == 2:
-        second, second_weight = terms[1]
-        assert second_weight is not None
-        return first.lerp_(second, second_weight)
     first.mul_(weight)
     for value, weight in terms[1:]:
         assert weight is not None
@@ -139,31 +145,31 @@ def _weighted_sum(terms: _Reads) -> Tensor:
     return first
 
 
-def _normalised(at: Tensor, size: int) -> Tensor:
+def _normalised(at: Tensor, image: Tensor) -> Tensor:
     """Pixels to what `grid_sample(align_corners=True)` wants: -1 and 1 are the centres of the outermost pixels."""
-    return at.mul(2 / max(size - 1, 1)).sub_(1)
+    h, w = image.shape[-2:]
+    return at.mul(at.new_tensor([2 / max(w - 1, 1), 2 / max(h - 1, 1)])[:, None, None]).sub_(1)
 
 
-def _linear_reads(x: Tensor) -> _Reads:
-    return [(x, None)]
+def _linear_reads(at: Tensor) -> _Reads:
+    return [(at, None)]
 
 
-def _spline_reads(x: Tensor) -> _Reads:
+def _spline_reads(at: Tensor) -> _Reads:
     """Taps at -1 to 2 with weights (1 - t)^3, ..., t^3 over 6, the first and the last two each as one read."""
-    base = x.floor()
-    t = x - base
+    base = at.floor()
+    t = at - base
     u = 1 - t
-    right = t.mul(-2).add_(3).mul_(t).add_(3).mul_(t).add_(1)  # six times the weight of the last two
-    at_left = base - (u * u).mul_(u).div_(6 - right)
-    at_right = (t * t).mul_(t).div_(right).add_(base).add_(1)
-    right.div_(6)
-    return [(at_left, 1 - right), (at_right, right)]
+    right = torch.rsub(t, 3, alpha=2).mul_(t).add_(3).mul_(t).add_(1)  # six times the weight of the last two
+    at_left = torch.addcdiv(base, u.mul(u).mul_(u), 6 - right, value=-1)
+    at_right = torch.addcdiv(base.add_(1), t.mul(t).mul_(t), right)
+    return [(at_left, None), (at_right, right.div_(6))]
 
 
-def _lanczos_reads(x: Tensor) -> _Reads:
+def _lanczos_reads(at: Tensor) -> _Reads:
     """Six taps at -2 to 3: the two in the middle, both positive, are one read; the others alternate in sign."""
-    base = x.floor()
-    t = x - base
+    base = at.floor()
+    t = at - base
     # sinc(d) sinc(d / 3) at d = t - k, up to a factor: its sines follow from three of t by the addition theorems.
     sine, third_sine, third_cosine = (torch.pi * t).sin(), (torch.pi / 3 * t).sin(), (torch.pi / 3 * t).cos()
     weights = []

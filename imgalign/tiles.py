@@ -66,10 +66,21 @@ def is_on(x: Float, y: Float, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
 
 def covered_pixels(matrix: Float, tile: Tile, size_hw: tuple[int, int]) -> NDArray[np.bool_] | None:
     """Which pixels of a tile the picture covers; None for all of them, as the corners tell without a look at each."""
-    landed = mapped(matrix, tile.corners())
-    if np.isfinite(landed).all() and is_on(landed[:, 0], landed[:, 1], size_hw).all():
+    (h, w), slack, (x, y, depth) = size_hw, 0.5 + SLACK, matrix
+    edges = [x + slack * depth, (w - 1 + slack) * depth - x, y + slack * depth, (h - 1 + slack) * depth - y]
+    if depth[:2].any() or depth[2] != 1:
+        edges.append(depth - [0, 0, 1e-9])
+    # Each edge of the picture is a line in the output, and a line that all corners are beyond cuts nothing off.
+    corners = tile.corners()
+    cutting = [(a, b, c) for a, b, c in edges if (corners @ (a, b) + c).min() < 0]
+    if not cutting:
         return None
-    return is_on(*positions(matrix, tile), size_hw)
+    column = np.arange(tile.left, tile.left + tile.width, dtype=float)
+    row = np.arange(tile.top, tile.top + tile.height, dtype=float)[:, None]
+    inside = np.ones((tile.height, tile.width), bool)
+    for a, b, c in cutting:
+        inside &= a * column >= -(b * row + c)
+    return inside
 
 
 def misses(matrix: Float, tile: Tile, size_hw: tuple[int, int]) -> bool:
