@@ -51,6 +51,34 @@ def read(kernel: Kernel, image: Tensor, points: Tensor) -> Tensor:
     return out
 
 
+def read_shifted(
+    kernel: Kernel, image: Tensor, points: Tensor, corner: tuple[float, float], inner: tuple[slice, slice]
+) -> Tensor:
+    """`read` at points a pixel apart, as the image's own are: they share their taps, first in rows, then in columns.
+
+    Args:
+        kernel: One of `KERNELS`.
+        image: As for `read`.
+        points: As for `read`.
+        corner: The first point, x and y in full precision.
+        inner: Rows and columns of the points that lie so; the others were moved to the picture's edge.
+    """
+    rows, columns = inner
+    out = image.new_empty(image.shape[0], *points.shape[1:])
+    above, below = slice(0, rows.start), slice(rows.stop, None)
+    before, after = slice(0, columns.start), slice(columns.stop, None)
+    for some, along in ((above, slice(None)), (below, slice(None)), (rows, before), (rows, after)):
+        beside = points[:, some, along]
+        if beside.numel():
+            out[:, some, along] = read(kernel, image, beside)
+    first = torch.tensor([corner[0] + columns.start, corner[1] + rows.start], dtype=torch.float64)
+    reads = kernel.reads(first[:, None, None])
+    for axis, along, place in ((2, columns, 0), (1, rows, 1)):
+        image = _weighed(image, axis, along.stop - along.start, _taps(reads, place))
+    out[:, rows, columns] = image
+    return out
+
+
 def average(kernel: Kernel, fine: Tensor, factor: int, axis: int) -> Tensor:
     """Shrink an axis by a whole factor, weighting by the kernel's window.
 
@@ -104,6 +132,28 @@ def _three_taps(image: Tensor, axis: int, reach: int, side: float, out: Tensor) 
     later, earlier = image.narrow(axis, reach, inner), image.narrow(axis, 0, inner)
     torch.add(later, earlier, alpha=side, out=out.narrow(axis, reach, inner))
     out.narrow(axis, 0, inner).add_(later, alpha=side)
+    return out
+
+
+def _taps(reads: _Reads, place: int) -> dict[int, float]:
+    """Single pixels and their weights, of the reads of one point along one axis."""
+    weights = [None if weight is None else float(weight[place]) for _, weight in reads]
+    left = 1 - sum(weight for weight in weights if weight is not None)
+    taps: dict[int, float] = {}
+    for (at, _), weight in zip(reads, weights, strict=True):
+        base = math.floor(float(at[place]))
+        beyond, share = float(at[place]) - base, left if weight is None else weight
+        for pixel, part in ((base, 1 - beyond), (base + 1, beyond)):
+            taps[pixel] = taps.get(pixel, 0.0) + part * share
+    return {pixel: weight for pixel, weight in taps.items() if weight}
+
+
+def _weighed(image: Tensor, axis: int, size: int, taps: dict[int, float]) -> Tensor:
+    """The sum of an image's parts of some size along an axis, each from its pixel on and by its weight."""
+    (pixel, weight), *others = taps.items()
+    out = image.narrow(axis, pixel, size) * weight
+    for pixel, weight in others:
+        out.add_(image.narrow(axis, pixel, size), alpha=weight)
     return out
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from imgalign.decompose import Float, jacobians, mapped
 from imgalign.errors import OptionError, ShapeError
-from imgalign.kernels import KERNELS, Kernel, average, read
-from imgalign.source import Crop, Source
+from imgalign.kernels import KERNELS, Kernel, average, read, read_shifted
+from imgalign.source import Source
 from imgalign.tiles import Tile, box_of, covered_pixels, is_on, misses, positions, tiles, whole_shift
 
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "cubic", "lanczos"]
@@ -243,8 +243,14 @@ def _read_tile(
     grid = Tile(0, 0, (tile.height + 2 * radius) * ny, (tile.width + 2 * radius) * nx)
     box = box_of(matrix @ fine, grid, source.size_hw)
     crop = source.crop(box, kernel.margin)
-    points = _local_positions(matrix @ fine, grid, crop, source.size_hw)
-    planes = read(kernel, kernel.prepare(crop.planes), points)
+    local = crop.from_picture @ matrix @ fine
+    points = crop.positions(local, grid, source.size_hw)
+    image = kernel.prepare(crop.planes)
+    inner = crop.shifted_inside(local, grid, source.size_hw)
+    if inner is None:
+        planes = read(kernel, image, points)
+    else:
+        planes = read_shifted(kernel, image, points, (local[0, 2], local[1, 2]), inner)
     if density.averages:
         planes = average(kernel, average(kernel, planes, ny, 1), nx, 2)
     if crop.weights == 0:
@@ -269,33 +275,6 @@ def _rounded(array: NDArray[Any], low: int, high: int) -> NDArray[Any]:
         top = float(np.nextafter(array.dtype.type(top), array.dtype.type(0)))
     np.rint(array, out=array)
     return np.clip(array, float(low), top, out=array)
-
-
-def _local_positions(matrix: Float, grid: Tile, crop: Crop, size_hw: tuple[int, int]) -> Tensor:
-    """Where a grid's pixels land in a crop, `(2, h, w)` x and y, kept on the picture.
-
-    Built in float64 about the crop, then rounded once.
-    """
-    local = np.array([[1, 0, -crop.left], [0, 1, -crop.top], [0, 0, 1.0]]) @ matrix
-    dtype = crop.planes.dtype
-    column = torch.arange(grid.width, dtype=torch.float64)
-    row = torch.arange(grid.height, dtype=torch.float64)
-    points = torch.empty(2, grid.height, grid.width, dtype=dtype)
-
-    def plane(line: list[float], out: Tensor) -> Tensor:
-        a, b, c = line
-        return torch.add((row * b + c).to(dtype)[:, None], (column * a).to(dtype), out=out)
-
-    x, y = (plane(line, out) for line, out in zip(local[:2].tolist(), points, strict=True))
-    if local[2, :2].any() or local[2, 2] != 1:
-        depth = plane(local[2].tolist(), torch.empty_like(x))
-        behind = depth <= 1e-9
-        depth = depth.masked_fill_(behind, 1)
-        points.div_(depth).masked_fill_(behind, 0)
-    h, w = size_hw
-    x.clamp_(-crop.left, w - 1 - crop.left)
-    y.clamp_(-crop.top, h - 1 - crop.top)
-    return points
 
 
 def _checked(pixels: Pixels, interpolation: str) -> Pixels:

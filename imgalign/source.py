@@ -1,5 +1,6 @@
 """The picture behind a warp: cut out piece by piece, as floats, with weights for alpha and for what is not finite."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgalign.decompose import Float
+from imgalign.tiles import Tile
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,60 @@ class Crop:
     """How many of the planes are weights: 0 (all are one), 1, or one a channel."""
     top: int
     left: int
+
+    @property
+    def from_picture(self) -> Float:
+        """`(3, 3)`: pixels of the picture to pixels of the crop."""
+        return np.array([[1, 0, -self.left], [0, 1, -self.top], [0, 0, 1.0]])
+
+    def positions(self, local: Float, grid: Tile, size_hw: tuple[int, int]) -> Tensor:
+        """Where a grid's pixels land in this crop of a picture, `(2, h, w)` x and y, moved onto the picture.
+
+        Built in float64 about the crop, then rounded once.
+
+        Args:
+            local: 3 x 3: grid pixel to pixel of the crop.
+            grid: The grid.
+            size_hw: Of the picture.
+        """
+        dtype = self.planes.dtype
+        column = torch.arange(grid.width, dtype=torch.float64)
+        row = torch.arange(grid.height, dtype=torch.float64)
+        points = torch.empty(2, grid.height, grid.width, dtype=dtype)
+
+        def plane(line: list[float], out: Tensor) -> Tensor:
+            a, b, c = line
+            return torch.add((row * b + c).to(dtype)[:, None], (column * a).to(dtype), out=out)
+
+        x, y = (plane(line, out) for line, out in zip(local[:2].tolist(), points, strict=True))
+        if local[2, :2].any() or local[2, 2] != 1:
+            depth = plane(local[2].tolist(), torch.empty_like(x))
+            behind = depth <= 1e-9
+            depth = depth.masked_fill_(behind, 1)
+            points.div_(depth).masked_fill_(behind, 0)
+        h, w = size_hw
+        x.clamp_(-self.left, w - 1 - self.left)
+        y.clamp_(-self.top, h - 1 - self.top)
+        return points
+
+    def shifted_inside(self, local: Float, grid: Tile, size_hw: tuple[int, int]) -> tuple[slice, slice] | None:
+        """Rows and columns of a grid that lands a pixel apart on the picture; None where it does not.
+
+        Args:
+            local: As for `positions`.
+            grid: The grid.
+            size_hw: Of the picture.
+        """
+        if not np.array_equal(local[:, :2], np.eye(3)[:, :2]) or local[2, 2] != 1:
+            return None
+        spans = []
+        for offset, start, size, count in zip(
+            local[1::-1, 2].tolist(), (self.top, self.left), size_hw, (grid.height, grid.width), strict=True
+        ):
+            first, last = math.ceil(-start - offset), math.floor(size - 1 - start - offset)
+            spans.append(slice(max(0, first), min(count, last + 1)))
+        rows, columns = spans
+        return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
 @dataclass(frozen=True)

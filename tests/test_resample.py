@@ -59,6 +59,32 @@ def test_cubic_is_scipys_spline(matrix, dtype, most):
     assert np.abs(out - expected)[inner].max() < most
 
 
+def lanczos_at(row, at):
+    """Six taps of sinc(d) sinc(d / 3), of sum one, at one place of a row that is continued by reflection."""
+    taps = np.arange(np.floor(at) - 2, np.floor(at) + 4)
+    weights = np.sinc(at - taps) * np.sinc((at - taps) / 3)
+    far = np.abs((taps + len(row) - 1) % (2 * len(row) - 2) - len(row) + 1).astype(int)
+    return row[far] @ weights / weights.sum()
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.3, -0.4), (-7.25, 11.5), (3, 0.5), (-0.4, 25.2), (400, 0.5), (-0.3, 31)])
+def test_a_shift_is_what_scipy_reads_up_to_the_border(x, y, monkeypatch):
+    """One pass along rows and one along columns; half a pixel beyond the outermost centres these continue."""
+    monkeypatch.setattr("imgalign.resample._TILE", 23)
+    picture = np.random.default_rng(4).normal(size=(31, 37))
+    rows, columns = (np.clip(np.arange(size) + by, 0, size - 1) for size, by in zip(picture.shape, (y, x), strict=True))
+    where = np.meshgrid(rows, columns, indexing="ij")
+    along = np.array([[lanczos_at(line, at) for at in columns] for line in picture])
+    expected = {
+        "bilinear": ndimage.map_coordinates(picture, where, order=1, mode="mirror"),
+        "cubic": ndimage.map_coordinates(picture, where, order=3, mode="mirror"),
+        "lanczos": np.array([[lanczos_at(line, at) for at in rows] for line in along.T]).T,
+    }
+    for kernel, wanted in expected.items():
+        out, covered = warp(picture, moving_from_fixed=shift(x, y), size_hw=(31, 37), interpolation=kernel)
+        assert np.abs(out - wanted)[covered].max(initial=0) < 1e-7
+
+
 def test_covered_is_where_a_centre_falls_on_the_picture():
     x, y = landed(HOMOGRAPHY, OUT)
     expected = (x >= -0.5) & (x <= SIZE[1] - 0.5) & (y >= -0.5) & (y <= SIZE[0] - 0.5)
