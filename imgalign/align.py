@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, overload
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgalign import verdict
+from imgalign import surround, verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import lattice, level_from_full
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _One: TypeAlias = Union[NDArray[Any], "Image", Plane]
 _MANY_PIXELS = 20_000  # some of so many tell a correlation
+_DOUBTED = 0.3  # most probability of an answer that a frame around the scene may explain
 _FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
@@ -209,16 +211,32 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
     with watched() as cores:
         began = time.perf_counter()
         pair = Pair(fixed, moving, wanted, between=cores.check)
+        inside = surround.shared(fixed.at(pair.base), moving.at(pair.base))
         pair.spent("start", began)
-        empty = _nothing_to_see(pair)
-        if empty:
-            return _no_answer(pair, init, empty)
-        best = pair.best(init)
-        if best is None:
-            return _no_answer(pair, init, "no overlap")
-        if wanted.optimizer != "lm" or wanted.loss not in _LEAST_SQUARES:
-            best = pair.descended(best)
-        return _result(pair, init, best)
+        if inside is None:
+            return _answered(pair, init)
+        within = _answered(Pair(fixed.within(inside), moving.within(inside), wanted, between=cores.check), init)
+        within = replace(within, reasons=(*within.reasons, "what surrounds both pictures alike was left out"))
+        if within.trusted:
+            return within
+        whole = _answered(pair, init)
+        if surround.stays(inside, whole.moving_from_fixed, pair.size_hw):
+            why = "what surrounds both pictures at the same place may be all that agrees"
+            probability = min(whole.probability, _DOUBTED)
+            whole = replace(whole, trusted=probability >= wanted.trust, probability=probability, reasons=(why,))
+        return max(within, whole, key=lambda answer: answer.probability)
+
+
+def _answered(pair: Pair, init: Any) -> Alignment:
+    empty = _nothing_to_see(pair)
+    if empty:
+        return _no_answer(pair, init, empty)
+    best = pair.best(init)
+    if best is None:
+        return _no_answer(pair, init, "no overlap")
+    if pair.wanted.optimizer != "lm" or pair.wanted.loss not in _LEAST_SQUARES:
+        best = pair.descended(best)
+    return _result(pair, init, best)
 
 
 def _nothing_to_see(pair: Pair) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imgalign._types import Image, Weight
@@ -35,6 +36,12 @@ class Plane:
     def size_hw(self) -> tuple[int, int]:
         """Rows and columns."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    def within(self, inside: NDArray[np.bool_]) -> "Plane":
+        """The same picture, of which only some counts: where `inside`, of any size, says so."""
+        rows, columns = (np.arange(n) * k // n for n, k in zip(self.size_hw, inside.shape, strict=True))
+        mask = torch.from_numpy(inside[rows][:, columns])
+        return Plane(self.pixels, mask if self.mask is None else self.mask * mask, self.alpha, self.device)
 
     def at(self, reduction: int) -> tuple[Image, Weight]:
         """Grey values, about 0 to 1, and weights, each `(1, 1, H // reduction, W // reduction)`, float32.
@@ -94,7 +101,7 @@ class Plane:
         if self.alpha:
             weight = _times(weight, (values[..., -1] * scale).nan_to_num(0).clamp(0, 1))
         if self.mask is not None:
-            weight = _times(weight, self.mask[top:bottom].to(self.device))
+            weight = _times(weight, self.mask[top:bottom].to(self.device, torch.float32))
         return _grey(colours, scale), weight
 
 
