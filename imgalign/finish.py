@@ -41,7 +41,8 @@ _DISTINCT = 15.0  # standard deviations by which fine detail must agree better t
 _HINT, _WITHIN = 8.0, 3.0  # of them so many pixels around the place: with less it is not worth looking
 _HOPELESS = 4.0  # times what is known: where blurred detail promises no less, all of it will hardly know better
 _DETAIL_APART = 8.0  # of them from what was known before: error bars of features miss what pulls them
-_DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on
+_DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on, and
+_STILL = 0.4  # of the error bar before stands still
 
 
 class Finish:
@@ -69,11 +70,15 @@ class Finish:
 
         An answer that blurred pictures move by more than `far` pixels of the base level is not polished further.
         """
+        start, place = moving_from_fixed, moving_from_fixed
         for coarse in self._on_the_way():
-            moving_from_fixed = self._polish_at(moving_from_fixed, coarse, rounds=1).moving_from_fixed
+            done = self._polish_at(place, coarse, rounds=1)
+            place = done.moving_from_fixed
+            if corner_distance(start, place, self.size_hw) > far * self._base:
+                return done
         reduction = self._base
-        done = self._polish_at(moving_from_fixed, reduction, far=far)
-        if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self._base:
+        done = self._polish_at(place, reduction, far=far)
+        if corner_distance(start, done.moving_from_fixed, self.size_hw) > far * self._base:
             return done
         finest = self.finest
         while precise and reduction > finest and self._sigma(done) > self._wanted.precision:
@@ -99,16 +104,24 @@ class Finish:
         """
         if self.is_known(place, polished):
             return polished.doubted()
-        return self.by_detail(self.by_features(place, polished)).doubted()
+        return self.by_detail(place, self.by_features(place, polished)).doubted()
 
     def is_known(self, place: Hypothesis, polished: Polished) -> bool:
         """Whether grey values know all there is to know: their error is small, or they differ by noise alone."""
-        beside = self.apart(place, polished) < _BESIDE * self._base * self._ladder.reductions[-1]
-        if beside and self._sigma(polished) < _KNOWN * self._base:
+        if self._beside(place, polished) and self._sigma(polished) < _KNOWN * self._base:
             return True
         pictures = self._fixed.at(self._base)[0], self._moving.at(self._base)[0]
         white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
         return polished.noise < _WHITE * white or self._plain_noise(polished.moving_from_fixed) < _WHITE * white
+
+    def _beside(self, place: Hypothesis, polished: Polished) -> bool:
+        """Whether grey values have hardly moved an answer from where the ladder left it."""
+        return self.apart(place, polished) < _BESIDE * self._last
+
+    @property
+    def _last(self) -> float:
+        """Full-size pixels per pixel of the ladder's last level."""
+        return self._base * self._ladder.reductions[-1]
 
     def by_features(self, best: Hypothesis, polished: Polished) -> Polished:
         """A polished place, or what its feature pictures make of it where they know better.
@@ -136,33 +149,47 @@ class Finish:
             return polished
         return self._as_seen(other)
 
-    def by_detail(self, polished: Polished) -> Polished:
-        """An answer, or what the finest detail makes of it where that knows better.
+    def by_detail(self, place: Hypothesis, polished: Polished) -> Polished:
+        """An answer, or what the finest detail makes of it, or of the ladder's place, where that knows better.
 
         Bands of light, stains and channels of one scene may differ in all that is large and share grain, fibres and
         outlines. A descent finds some agreement in any two pictures, and its error bar believes in it: that the detail
-        is shared is told by how much less of it agrees some pixels away.
+        is shared is told by how much less of it agrees some pixels away. Grey values that contradict each other may
+        have led astray from a place beside the right one, and be sure of it.
         """
         known = self._sigma(polished.doubted())
-        if known < _KNOWN * self._base:
+        astray = not self._beside(place, polished)
+        if known < _KNOWN * self._base and not astray:
             return polished
         scale = local_scale(polished.moving_from_fixed, self.size_hw)
         (f, wf), (m, wm) = self._fixed.at(self._base), self._moving.at(self._base)
         pictures = (fine_detail(f, wf, max(1.0, 1 / scale)), wf), (fine_detail(m, wm, max(1.0, scale)), wm)
+        starts = [polished.moving_from_fixed, *([place.moving_from_fixed] if astray else [])]
+        best = self._most_distinct(starts, pictures, known)
+        if best is None or not allowed(self._wanted, best.moving_from_fixed, self.size_hw):
+            return polished
+        theirs, moved = self._sigma(best), self.apart(best, polished)
+        both = math.hypot(known, theirs, 1e-9)
+        better = _CLEARLY * theirs < known and moved < _DETAIL_APART * both
+        # What detail blur and another tone leave is shared, but may lie beside.
+        back = astray and self.apart(best, place) < self._last and moved > _CONTRADICT * both
+        if not better and not back:
+            return polished
+        return self._as_seen(replace(best, converged=True))
+
+    def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
+        """What fine detail of the base level makes of the first place from which it stands out; None if of none."""
         level = level_from_full(self._base)
         full = np.linalg.inv(level)
-        if distinctness(*pictures, level @ polished.moving_from_fixed @ full, within=_WITHIN) < _HINT:
-            return polished
-        hopeless = _HOPELESS * known
-        found = self._polished(pictures, polished.moving_from_fixed, self._base, hopeless=hopeless).doubted()
-        theirs = self._sigma(found)
-        better = _CLEARLY * theirs < known and found.noise < _DETAIL_NOISE
-        near = self.apart(found, polished) < _DETAIL_APART * math.hypot(known, theirs)
-        if not better or not near or not allowed(self._wanted, found.moving_from_fixed, self.size_hw):
-            return polished
-        if distinctness(*pictures, level @ found.moving_from_fixed @ full) < _DISTINCT:
-            return polished
-        return self._as_seen(replace(found, converged=True))
+        hints = [distinctness(*pictures, level @ start @ full, within=_WITHIN) for start in starts]
+        for hint, start in sorted(zip(hints, starts, strict=True), key=lambda pair: -pair[0]):
+            if hint < _HINT:
+                return None
+            found = self._polished(pictures, start, self._base, hopeless=_HOPELESS * known)
+            if distinctness(*pictures, level @ found.moving_from_fixed @ full) >= _DISTINCT:
+                doubt_px = max(found.doubt_px, _STILL * known) if found.noise > _DETAIL_NOISE else found.doubt_px
+                return replace(found, doubt_px=doubt_px).doubted()
+        return None
 
     def _as_seen(self, answer: Polished) -> Polished:
         """An answer from something else, with what grey values say where it lies."""
@@ -175,8 +202,7 @@ class Finish:
 
     def _on_the_way(self) -> list[int]:
         """Reductions between the ladder's last level and the base, halving: each brings the next within its basin."""
-        last = self._ladder.reductions[-1] * self._base
-        return [self._base * k for k in (8, 4, 2) if self._base * k < 0.75 * last]
+        return [self._base * k for k in (8, 4, 2) if self._base * k < 0.75 * self._last]
 
     def _polish_at(
         self,

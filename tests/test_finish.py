@@ -154,11 +154,37 @@ def test_fine_detail_stands_in_where_it_is_shared(stains):
     beside = about_centre(SIZE, shift=(4.8, -3.5), angle_deg=3)
     polished = two_of_one.finish.polish(beside)
     unsure = replace(polished, moving_from_fixed=beside, covariance=0.5 * np.eye(3), doubt_px=0.0)
-    found = two_of_one.finish.by_detail(unsure)
+    found = two_of_one.finish.by_detail(Hypothesis(beside, 0.0), unsure)
     assert (found is not unsure) == shared
     if shared:
         assert corner_error(found.moving_from_fixed, TRUTH, SIZE) < 0.05
         assert corner_sigma(found, two_of_one.model, SIZE) < 0.05
+
+
+def test_fine_detail_is_asked_from_the_place_that_grey_values_left_for_a_wrong_one(stains):
+    shared, two_of_one = stains
+    beside, astray = (about_centre(SIZE, shift=(4.5, -3.5) if near else (14, 9), angle_deg=3) for near in (True, False))
+    sure = replace(
+        two_of_one.finish.polish(beside), moving_from_fixed=astray, covariance=1e-6 * np.eye(3), doubt_px=0.0
+    )
+    found = two_of_one.finish.by_detail(Hypothesis(beside, 0.0), sure)
+    assert (found is not sure) == shared
+    if shared:
+        assert corner_error(found.moving_from_fixed, TRUTH, SIZE) < 0.05
+
+
+def test_error_bars_of_detail_with_large_residuals_are_not_relied_on(stains, monkeypatch):
+    shared, two_of_one = stains
+    beside = about_centre(SIZE, shift=(4.5, -3.5), angle_deg=3)
+    unsure = replace(
+        two_of_one.finish.polish(beside), moving_from_fixed=beside, covariance=0.5 * np.eye(3), doubt_px=0.0
+    )
+    monkeypatch.setattr("imgalign.finish._DETAIL_NOISE", 0.0)
+    found = two_of_one.finish.by_detail(Hypothesis(beside, 0.0), unsure)
+    assert (found is not unsure) == shared
+    if shared:
+        known = corner_sigma(unsure, two_of_one.model, SIZE)
+        assert 0.3 * known < corner_sigma(found, two_of_one.model, SIZE) < known
 
 
 def test_fine_detail_is_not_asked_where_little_is_left_to_know(stains, monkeypatch):
@@ -166,7 +192,7 @@ def test_fine_detail_is_not_asked_where_little_is_left_to_know(stains, monkeypat
     polished = two_of_one.finish.polish(TRUTH)
     sure = replace(polished, covariance=1e-4 * np.eye(3), doubt_px=0.0)
     monkeypatch.setattr("imgalign.finish.fine_detail", lambda *_: pytest.fail("was asked"))
-    assert two_of_one.finish.by_detail(sure) is sure
+    assert two_of_one.finish.by_detail(Hypothesis(sure.moving_from_fixed, 0.0), sure) is sure
 
 
 @pytest.mark.parametrize("seed", [0, 100])
@@ -183,4 +209,4 @@ def test_fine_detail_that_does_not_stand_out_nearby_is_not_polished(stains, monk
     polished = two_of_one.finish.polish(TRUTH)
     unsure = replace(polished, covariance=0.5 * np.eye(3), doubt_px=0.0)
     monkeypatch.setattr("imgalign.finish.polish", lambda *_, **__: pytest.fail("was polished"))
-    assert two_of_one.finish.by_detail(unsure) is unsure
+    assert two_of_one.finish.by_detail(Hypothesis(TRUTH, 0.0), unsure) is unsure
