@@ -164,16 +164,16 @@ class Pair:
         best = candidate.ranked[0]
         # What no detail can tell is not looked for on finer levels.
         precise = candidate.evidence.slide_deg is None
-        polished = self.finish.polish(best.moving_from_fixed, _FAR, precise=precise)
-        for _ in range(2):
+        for far in (_NEAR, _NEAR, _FAR):
+            polished = self.finish.polish(best.moving_from_fixed, far, precise=precise)
             # Far from where it started, the last level has not seen the neighbourhood of its own answer.
-            if self.finish.apart(best, polished) < _NEAR * self.base:
+            if self.finish.apart(best, polished) < _NEAR * self.base or far == _FAR:
                 break
             better = self.ladder.again(polished.moving_from_fixed, self.model, self.size_hw)
             if better is None or better.score < best.score or self.finish.apart(better, best) < _SAME * self.base:
+                polished = self.finish.polish(best.moving_from_fixed, _FAR, precise=precise)
                 break
             best = better
-            polished = self.finish.polish(best.moving_from_fixed, _FAR, precise=precise)
         if self.finish.apart(best, polished) > _FAR * self.base:
             polished = self.finish.polish(polished.moving_from_fixed, precise=precise)
         polished = self.finish.best_known(best, polished)
