@@ -146,6 +146,7 @@ def _orientation(image: Image.Image) -> int:
 def _palette(image: Image.Image) -> Pixels | None:
     if image.mode != "P" or image.palette is None:
         return None
+    image.load()  # until then that of a TIFF is not unpacked
     colours = np.frombuffer(bytes(image.palette.tobytes()), np.uint8)
     if image.palette.mode != "RGB" or colours.size % 3:
         return None

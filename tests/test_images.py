@@ -82,12 +82,13 @@ def test_deep_colour_from_opencv_keeps_sixteen_bits(tmp_path, suffix, lzw):
     assert np.array_equal(images.read(tmp_path / f"a{suffix}").pixels, pixels)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize(
     ("mode", "shape", "words"),
     [("1", (9, 7), ""), ("P", (9, 7, 3), "palette"), ("CMYK", (9, 7, 3), "CMYK"), ("LA", (9, 7, 2), "")],
 )
-def test_other_modes_become_plain_pixels(tmp_path, mode, shape, words):
-    Image.fromarray(noise("u1", 9, 7, 3)).convert(mode).save(tmp_path / "a.tif")
+def test_other_modes_become_plain_pixels(tmp_path, mode, shape, words, compression):
+    Image.fromarray(noise("u1", 9, 7, 3)).convert(mode).save(tmp_path / "a.tif", compression=compression)
     picture = images.read(tmp_path / "a.tif")
     assert picture.pixels.shape == shape
     assert picture.pixels.dtype == np.uint8
