@@ -7,13 +7,13 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from imgalign import png
+from imgalign import nodata, png
 from imgalign.errors import ImageReadError
 from imgalign.picture import Metadata, Pixels
 from imgalign.tiff import Resolution, check_size
@@ -21,6 +21,7 @@ from imgalign.tiff import Resolution, check_size
 _ORIENTATION = 274
 _BAND_BYTES = 1 << 24
 _LIMIT = threading.Lock()  # Pillow's limit is a global of its module: held while it is set aside
+_AS_STORED = ("L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "F")  # modes whose values are those of the file
 _NOT_PAGES = ("MPO",)  # a camera's JPEG with previews behind it is one picture
 
 _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
@@ -71,9 +72,17 @@ def decode(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decoded:
         full_size = image.size
         if reduce > 1:
             image.draft(None, (max(1, full_size[0] // reduce), max(1, full_size[1] // reduce)))
+        said = str(getattr(image, "tag_v2", {}).get(nodata.TAG, ""))
+        entry = nodata.declared(said, np.dtype(np.uint8))
+        if image.mode == "P" and entry is not None:
+            image.info["transparency"] = entry
         metadata, orientation = _metadata(image), _orientation(image)
         notes = _notes(image)
         pixels, has_alpha = _pixels(image, data)
+        if image.mode in _AS_STORED:
+            number = nodata.declared(said, pixels.dtype)
+            pixels, has_alpha, number = nodata.marked(pixels, number, has_alpha=has_alpha)
+            metadata = replace(metadata, nodata=number)
         reduction = round(max(full_size) / max(image.size))
     pixels = upright(pixels, orientation)
     if orientation != 1:

@@ -229,6 +229,7 @@ def _from_tiff(page: tiff.TiffPage) -> Decoded:
         icc=page.icc,
         resolution=page.resolution,
         palette=page.palette,
+        nodata=page.nodata,
     )
     size_hw = page.pixels.shape[:2]
     pixels = upright(page.pixels, page.orientation)

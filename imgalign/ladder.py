@@ -233,13 +233,15 @@ def _scores(state: State, rung: Rung) -> Floats:
     """Scores of a batch as `Hypothesis` has them; those without a position get minus infinity."""
     pixels = state.overlap * float(total(rung.problem.weight))
     score = np.arctanh(state.correlation.clip(0, 0.999)) * np.sqrt(pixels.clip(0))
-    finite = np.isfinite(state.final).all((1, 2)) & (state.overlap > 0)
+    finite = np.isfinite(state.final).all((1, 2)) & (state.overlap > 0) & np.isfinite(score)
     return np.where(finite, score, -math.inf)
 
 
 def _survivors(state: State, rung: Rung, behind: float) -> NDArray[np.intp]:
     """The rows whose score is not too far behind the best one's, each place once; all where none has one."""
     score = _scores(state, rung)
+    if not math.isfinite(score.max()):
+        return np.arange(len(score))
     kept: list[int] = []
     for row in (-score).argsort(kind="stable"):
         if score[row] >= behind * score.max() and all(

@@ -49,10 +49,19 @@ class Laid:
     """A picture on its new grid."""
 
     pixels: NDArray[Any]
-    covered: NDArray[np.bool_]  # (H, W): true where there was something under the grid
+    covered: NDArray[np.bool_]  # (H, W): true where there was something under the grid, and no "no data"
     has_alpha: bool
     grid: Mapping[str, Any]  # where it lies in the fixed picture, for the record
     notes: tuple[str, ...] = ()
+    alpha_is_nodata: bool = False  # and no channel of the file's
+
+    @property
+    def channels(self) -> NDArray[Any]:
+        """The pixels in the channels that the file has: of what is transparent by "no data", `covered` knows."""
+        if not self.alpha_is_nodata:
+            return self.pixels
+        colours = self.pixels[..., :-1]
+        return colours[..., 0] if colours.shape[2] == 1 else colours
 
 
 def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha: bool) -> Laid:
@@ -75,29 +84,38 @@ def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha:
         raise ShapeError(
             f"has {width} x {height} pixels, the transform is for pictures of {w} x {h}; use one, or --rescale"
         )
+    nodata, fill = picture.metadata.nodata, writing.fill
+    if fill is not None and nodata is not None and set(fill) == {nodata}:
+        fill = None  # the file's own word for nothing
     with _as_write_error():
         grid = grid_of(writing.canvas, alignment.moving_from_fixed, alignment.fixed_size_hw, alignment.moving_size_hw)
         matrix = alignment.moving_from_fixed @ grid.fixed_from_canvas
         whole = _reaches_everywhere(matrix, grid.size_hw, picture.size_hw)
-        plain = picture.pixels.dtype.kind in "iu" and picture.channels in {1, 3} and not picture.has_alpha
-        add_alpha = alpha and plain and not whole and writing.fill is None
+        known = picture.channels in {1, 3} or nodata is not None
+        plain = picture.pixels.dtype.kind in "iu" and known and not picture.has_alpha
+        add_alpha = (alpha or nodata is not None) and plain and not whole and fill is None
         pixels, covered = resample.warp(
             picture.pixels,
             moving_from_fixed=matrix,
             size_hw=grid.size_hw,
             interpolation=writing.interpolation,
             antialias=writing.antialias,
-            fill=writing.fill,
+            fill=fill,
             has_alpha=picture.has_alpha,
             add_alpha=add_alpha,
         )
-    black = plain and not add_alpha and not whole and writing.fill is None
+    black = plain and not add_alpha and not whole and fill is None
+    has_alpha = picture.has_alpha or add_alpha
+    by_nodata = has_alpha and nodata is not None and picture.pixels.dtype.kind in "iu"
+    if by_nodata:
+        covered &= pixels[..., -1] > np.iinfo(pixels.dtype).max // 2
     return Laid(
         pixels,
         covered,
-        has_alpha=picture.has_alpha or add_alpha,
+        has_alpha=has_alpha,
         grid={"canvas_offset_xy": list(grid.offset_xy), "canvas_size_hw": list(grid.size_hw)},
         notes=("what the picture does not reach is black: this format has no transparency",) if black else (),
+        alpha_is_nodata=by_nodata,
     )
 
 

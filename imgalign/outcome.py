@@ -83,7 +83,7 @@ def write_result(
             if image is not None:
                 notes += write(image, laid.pixels, moving, writing, has_alpha=laid.has_alpha)
                 written.append(image)
-            written += _write_gradmaps(job, fixed, laid, writing)
+            written += _write_gradmaps(job, fixed, moving, laid, writing)
         shaping |= laid.grid
         notes += laid.notes
     alignment = replace(alignment, seconds=taken, options={**alignment.options, **shaping})
@@ -93,7 +93,7 @@ def write_result(
     return Outcome(job, alignment, tuple(written), tuple(notes))
 
 
-def _write_gradmaps(job: Job, fixed: Picture, laid: Laid, writing: WriteOptions) -> list[Path]:
+def _write_gradmaps(job: Job, fixed: Picture, moving: Picture, laid: Laid, writing: WriteOptions) -> list[Path]:
     """Maps of both pictures in true units; what nothing lies under is NaN."""
     from imgalign.gradmap import gradmap
 
@@ -102,7 +102,7 @@ def _write_gradmaps(job: Job, fixed: Picture, laid: Laid, writing: WriteOptions)
         write(job.fixed_gradmap, gradmap(comparable(fixed)), numbers_like(fixed), writing, has_alpha=False)
         written.append(job.fixed_gradmap)
     if job.aligned_gradmap is not None:
-        seen = comparable(replace(fixed, pixels=laid.pixels, has_alpha=laid.has_alpha))
+        seen = comparable(replace(moving, pixels=laid.pixels, has_alpha=laid.has_alpha))
         known = np.where(laid.covered if seen.ndim == 2 else laid.covered[..., None], seen, np.nan)
         write(job.aligned_gradmap, gradmap(known), numbers_like(fixed), writing, has_alpha=False)
         written.append(job.aligned_gradmap)

@@ -30,6 +30,9 @@ class Metadata:
     """Pixels per inch, cm or other unit."""
     palette: NDArray[np.uint8] | None = None
     """`(N, 4)` RGBA colours of a palette picture."""
+    nodata: float | None = None
+    """The number that stood for "no data" in the file: such pixels came as NaN, or transparent where integers, and get
+    it back in a TIFF."""
 
 
 @dataclass(frozen=True, eq=False)

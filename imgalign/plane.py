@@ -4,6 +4,8 @@ Arrays, PIL images and tensors come in any dtype and channel count. The picture 
 time, so that a large one that is aligned at a coarse level is never held in float at full size.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,24 @@ from imgalign.pyramid import halve, reduce
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BAND_SAMPLES = 1 << 19  # converted in one go: what fits into the processor's cache
+_TOO_LARGE = 1e18  # squares of more overflow float32
+_MANY = 0.001  # share of the values that a number has to have to be taken for one that fills holes
+_WHITE = (255.0, 65535.0)  # not taken for one, nor is anything from -1 to 1: drawings have such grounds
+_SAMPLES = 64  # along each axis: the first look at a picture's values
+_ORDINARY = (2.0**-10, 2.0**40)  # largest values of pictures that are taken as they come
 _LEAST_ROWS = 12  # of a level made in one go, beside one more on either side
+
+
+@dataclass(frozen=True)
+class Known:
+    """Which of a float picture's values are known: those between two bounds that are not."""
+
+    low: float
+    high: float
+    whole: bool
+    """All of them."""
+    scale: float
+    """A power of two that brings tiny and huge pictures to about 1."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,8 @@ class Plane:
     mask: Tensor | None
     alpha: bool
     device: torch.device
+    known: Known | None
+    """None where the values are integers."""
     _made: dict[int, tuple[Image, Weight]] = field(default_factory=dict)
 
     @property
@@ -41,7 +62,7 @@ class Plane:
         """The same picture, of which only some counts: where `inside`, of any size, says so."""
         rows, columns = (np.arange(n) * k // n for n, k in zip(self.size_hw, inside.shape, strict=True))
         mask = torch.from_numpy(inside[rows][:, columns])
-        return Plane(self.pixels, mask if self.mask is None else self.mask * mask, self.alpha, self.device)
+        return Plane(self.pixels, mask if self.mask is None else self.mask * mask, self.alpha, self.device, self.known)
 
     def at(self, reduction: int) -> tuple[Image, Weight]:
         """Grey values, about 0 to 1, and weights, each `(1, 1, H // reduction, W // reduction)`, float32.
@@ -88,21 +109,20 @@ class Plane:
         part = self.pixels[top:bottom]
         # Here, for not every device has float64.
         part = (part.float() if part.dtype == torch.float64 else part).to(self.device)
-        whole = not part.is_floating_point()
-        scale = 1 / float(torch.iinfo(part.dtype).max) if whole else 1.0
+        known, scale = self.known, 1.0 if part.is_floating_point() else 1 / float(torch.iinfo(part.dtype).max)
         values = part.float()
         colours = values[..., : values.shape[-1] - self.alpha]
         weight: Tensor | None = None
-        if not whole:
-            finite = torch.isfinite(colours)
-            if not bool(finite.all()):
-                weight = finite.all(-1).to(values.dtype)
-                colours = torch.where(weight[..., None] > 0, colours, 0.0)
+        if known is not None and not known.whole:
+            seen = ((colours > known.low) & (colours < known.high)).all(-1)
+            if not bool(seen.all()):
+                weight = seen.to(values.dtype)
+                colours = torch.where(seen[..., None], colours, 0.0)
         if self.alpha:
             weight = _times(weight, (values[..., -1] * scale).nan_to_num(0).clamp(0, 1))
         if self.mask is not None:
             weight = _times(weight, self.mask[top:bottom].to(self.device, torch.float32))
-        return _grey(colours, scale), weight
+        return _grey(colours, scale if known is None else known.scale), weight
 
 
 def _times(weight: Tensor | None, other: Tensor) -> Tensor:
@@ -143,7 +163,79 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
     h, w, channels = pixels.shape
     if min(h, w) < 8:
         raise ShapeError(f"{role} needs at least 8 x 8 pixels to be aligned, got {h} x {w}; use a larger picture")
-    return Plane(pixels, _as_mask(mask, (h, w), role), channels in (2, 4), device)
+    alpha = channels in (2, 4)
+    known = _known(pixels[..., : channels - alpha]) if pixels.is_floating_point() else None
+    return Plane(pixels, _as_mask(mask, (h, w), role), alpha, device, known)
+
+
+def _known(colours: Tensor) -> Known:
+    """Tell the values of a float picture from what only fills its holes.
+
+    What is not finite is no value, nor is a magnitude whose square overflows, nor a number that many pixels share and
+    that lies beyond all others by more than their whole range: -9999 beside 0 to 1.
+    """
+    low, high, whole = _extent(colours, -_TOO_LARGE, _TOO_LARGE)
+    below, above, inner_low, inner_high = _fillers(colours, low, high)
+    bounds = low if below else -_TOO_LARGE, high if above else _TOO_LARGE
+    largest = max(abs(inner_low), abs(inner_high))
+    ordinary = _ORDINARY[0] <= largest <= _ORDINARY[1] or not 0 < largest < _TOO_LARGE
+    # A power of two costs no digits.
+    scale = 1.0 if ordinary else 2.0 ** min(-math.frexp(largest)[1], 126)
+    return Known(*bounds, whole=whole and not below and not above, scale=scale)
+
+
+def _fillers(colours: Tensor, low: float, high: float) -> tuple[bool, bool, float, float]:
+    """Whether the least and the largest number only fill holes, and the least and the largest that do not.
+
+    In most pictures a few samples come too near to both for that. Some hot pixels do not share one number, saturated
+    ones lie next to others, and the even grounds of drawings and of cut-out objects are 0 or white.
+    """
+    neither = False, False, low, high
+    h, w = colours.shape[:2]
+    some = colours[:: -(-h // _SAMPLES), :: -(-w // _SAMPLES)].float()
+    some = some[(some > low) & (some < high)]
+    if some.numel():
+        first, last = (float(x) for x in some.aminmax())
+        if max(first - low, high - last) <= last - first:
+            return neither
+    first, last, _ = _extent(colours, low, high)
+    if not first < last:
+        return neither
+
+    def fills(number: float, gap: float, least: float, most: float) -> bool:
+        beyond = gap > most - least and abs(number) > max(1.0, abs(least), abs(most)) and number not in _WHITE
+        return beyond and _count(colours, number) > _MANY * colours.numel()
+
+    if fills(low, first - low, first, last) and fills(high, high - last, first, last):
+        return True, True, first, last
+    if fills(low, first - low, first, high):
+        return True, False, first, high
+    if fills(high, high - last, low, last):
+        return False, True, low, last
+    return neither
+
+
+def _extent(colours: Tensor, low: float, high: float) -> tuple[float, float, bool]:
+    """The least and the largest value between two numbers, and whether all values lie there."""
+    least, most, whole = math.inf, -math.inf, True
+    for band in _bands(colours):
+        first, last = (float(x) for x in band.aminmax())
+        if not (low < first and last < high):  # or NaN
+            inside, whole = (band > low) & (band < high), False
+            first = float(torch.where(inside, band, math.inf).amin())
+            last = float(torch.where(inside, band, -math.inf).amax())
+        least, most = min(least, first), max(most, last)
+    return least, most, whole
+
+
+def _count(colours: Tensor, number: float) -> int:
+    return sum(int((band == number).sum()) for band in _bands(colours))
+
+
+def _bands(colours: Tensor) -> Iterator[Tensor]:
+    """Rows that fit into the cache, as float32."""
+    rows = max(1, _BAND_SAMPLES // max(1, colours[0].numel()))
+    return (band.float() for band in colours.split(rows))
 
 
 def _as_tensor(picture: Any, role: str) -> Tensor:
@@ -178,7 +270,8 @@ def _native(array: np.ndarray) -> np.ndarray:
         limit = max(abs(float(array.max())), abs(float(array.min()))) or 1.0
         array = (array / limit).astype(np.float32)
     elif array.dtype.kind == "f" and array.dtype != np.float32:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # to infinity, which counts as no data
+            array = array.astype(np.float32)
     array = np.ascontiguousarray(array)
     # PyTorch warns of memory that it must not write to, though nothing here does.
     return array if array.flags.writeable else array.copy()

@@ -74,9 +74,21 @@ def to_read(jobs: Sequence[Job], *, overwrite: bool) -> list[str]:
 
 def comparable(picture: Picture) -> NDArray[Any]:
     """Pixels as `align` understands arrays: of 2 or 4 channels the last is alpha. Other bands are averaged."""
-    if picture.channels in {2, 4} and not picture.has_alpha:
-        return picture.pixels.mean(axis=2, dtype=np.float32)
-    return picture.pixels
+    pixels, has_alpha = measurable(picture)
+    if pixels.ndim == 3 and pixels.shape[2] in {2, 4} and not has_alpha:
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers at the end of their range, which count as none
+            return pixels.mean(axis=2, dtype=np.float32)
+    return pixels
+
+
+def measurable(picture: Picture) -> tuple[NDArray[Any], bool]:
+    """Pixels that can be computed with, NaN where the file says "no data", and whether their last channel is alpha."""
+    pixels = picture.pixels
+    if picture.metadata.nodata is None or not picture.has_alpha or pixels.dtype.kind == "f":
+        return pixels, picture.has_alpha
+    colours = pixels[..., :-1].astype(np.float32 if pixels.dtype.itemsize <= 2 else np.float64)
+    colours[pixels[..., -1] <= np.iinfo(pixels.dtype).max // 2] = np.nan
+    return colours, False
 
 
 def weights(picture: Picture) -> NDArray[np.float32]:

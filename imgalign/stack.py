@@ -216,7 +216,7 @@ class Stacker:
                     continue
                 if found.trusted:
                     self._starts[name] = found
-                    total.add(laid.pixels, laid.covered)
+                    total.add(laid.channels, laid.covered)
             reference = _picture_of(total.mean(), reference)
         return reference
 
@@ -226,9 +226,9 @@ class Stacker:
         with naming(frame):
             laid = lay(frame, alignment, replace(self._writing, canvas="fixed"), alpha=False)
             if self._files.mean is not None:
-                self._sum.add(laid.pixels, laid.covered)
+                self._sum.add(laid.channels, laid.covered)
             if self._scratch is not None:
-                known = as_floats(laid.pixels, laid.covered)
+                known = as_floats(laid.channels, laid.covered)
                 self._sum.check(known.shape, laid.pixels.dtype)
                 with self._keeping(self._files.median):
                     self._scratch.write(known.tobytes())
@@ -266,7 +266,16 @@ class Stacker:
 def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:
     """A mean as a picture to align to."""
     digest = hashlib.sha256(mean.tobytes()).hexdigest()
-    return replace(like, pixels=mean, path=Path("mean"), page=None, notes=(), stream_sha256=digest)
+    return replace(
+        like,
+        pixels=mean,
+        path=Path("mean"),
+        page=None,
+        has_alpha=like.has_alpha and like.metadata.nodata is None,
+        notes=(),
+        metadata=replace(like.metadata, nodata=None),
+        stream_sha256=digest,
+    )
 
 
 def _at_rest(frame: Picture, finding: AlignOptions) -> Alignment:
@@ -294,7 +303,15 @@ def _add_page(tif: Any, pixels: NDArray[Any], frame: Picture, has_alpha: bool, c
     from imgalign import tiff
 
     meta = frame.metadata
-    tiff.add_page(tif, pixels, has_alpha=has_alpha, compression=compression, icc=meta.icc, resolution=meta.resolution)
+    tiff.add_page(
+        tif,
+        pixels,
+        has_alpha=has_alpha,
+        compression=compression,
+        icc=meta.icc,
+        resolution=meta.resolution,
+        nodata=meta.nodata,
+    )
 
 
 def _scratch(beside: Path) -> IO[bytes]:

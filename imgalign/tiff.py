@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgalign import nodata as no_data
 from imgalign.errors import ImageReadError
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -52,6 +53,7 @@ class TiffPage:
     resolution: Resolution | None
     palette: NDArray[np.uint8] | None
     notes: tuple[str, ...]
+    nodata: float | None
 
 
 class NotByTifffile(Exception):  # noqa: N818 - a signal to try Pillow, not an error that anyone sees
@@ -108,6 +110,7 @@ def write(
     compression: str,
     icc: bytes | None = None,
     resolution: Resolution | None = None,
+    nodata: float | None = None,
 ) -> None:
     """Write one page.
 
@@ -118,11 +121,14 @@ def write(
         compression: `none`, `fast` or `small` (both deflate).
         icc: Colour profile.
         resolution: Pixels per unit.
+        nodata: The number that is written for NaN, or for what is transparent in integers, and said in a tag.
     """
     import tifffile
 
     with tifffile.TiffWriter(file, bigtiff=pixels.nbytes > _CLASSIC_BYTES) as tif:
-        add_page(tif, pixels, has_alpha=has_alpha, compression=compression, icc=icc, resolution=resolution)
+        add_page(
+            tif, pixels, has_alpha=has_alpha, compression=compression, icc=icc, resolution=resolution, nodata=nodata
+        )
 
 
 def add_page(
@@ -133,14 +139,19 @@ def add_page(
     compression: str,
     icc: bytes | None = None,
     resolution: Resolution | None = None,
+    nodata: float | None = None,
 ) -> None:
     """Write one page into an open `tifffile.TiffWriter`; arguments as of `write`."""
+    if nodata is not None:
+        pixels, has_alpha = no_data.with_number(pixels, nodata, has_alpha=has_alpha)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     colours = channels - has_alpha
     rgb = colours == 3 and pixels.dtype.kind == "u"
     beyond = channels - (3 if rgb else 1)
     extra = ["unassalpha" if has_alpha and i == beyond - 1 else "unspecified" for i in range(beyond)]
     options: dict[str, Any] = {"extrasamples": extra} if extra else {}
+    if nodata is not None:
+        options["extratags"] = [(no_data.TAG, "s", 0, str(nodata), True)]
     if compression != "none":
         options |= {
             "compression": "zlib",
@@ -211,18 +222,23 @@ def _finished(page: Any, pixels: NDArray[Any], count: int) -> TiffPage:
     notes: list[str] = []
     pixels = _channels_last(page, pixels)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    nodata = no_data.declared(_tag(page, no_data.TAG, ""), pixels.dtype)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if int(page.photometric) == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
         pixels = np.iinfo(pixels.dtype).max - pixels
+        nodata = None if nodata is None else np.iinfo(pixels.dtype).max - nodata
     palette = None
-    if int(page.photometric) == _PALETTE and page.colormap is not None:
-        palette = _palette(page.colormap)
-        pixels = palette[np.minimum(pixels, len(palette) - 1), :3]
-        notes.append("palette expanded to RGB")
     extra = [int(v) for v in page.extrasamples]
     has_alpha = pixels.ndim == 3 and bool(extra) and extra[-1] in (_ASSOCIATED, _UNASSOCIATED)
-    if has_alpha and extra[-1] == _ASSOCIATED:
+    if int(page.photometric) == _PALETTE and page.colormap is not None:
+        palette = _palette(page.colormap)
+        if nodata is not None and (pixels == nodata).any():
+            palette[int(nodata), 3], has_alpha = 0, True
+        pixels, nodata = palette[np.minimum(pixels, len(palette) - 1), : 3 + has_alpha], None
+        notes.append("palette expanded to RGB")
+    pixels, has_alpha, nodata = no_data.marked(pixels, nodata, has_alpha=has_alpha)
+    if has_alpha and extra and extra[-1] == _ASSOCIATED:
         pixels = _unmultiplied(pixels)
         notes.append("alpha was multiplied into the colours and has been divided out")
     return TiffPage(
@@ -234,6 +250,7 @@ def _finished(page: Any, pixels: NDArray[Any], count: int) -> TiffPage:
         resolution=_resolution(page),
         palette=palette,
         notes=tuple(notes),
+        nodata=nodata,
     )
 
 
@@ -265,7 +282,7 @@ def _unmultiplied(pixels: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([colour.astype(pixels.dtype), pixels[..., -1:]], -1)
 
 
-def _tag(page: Any, name: str, default: Any) -> Any:
+def _tag(page: Any, name: str | int, default: Any) -> Any:
     tag = page.tags.get(name)
     return default if tag is None else tag.value
 

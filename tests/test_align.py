@@ -363,3 +363,33 @@ def test_a_shift_along_the_only_edges_has_a_large_error_bar():
     assert result.moving_from_fixed[0, 2] == pytest.approx(3.25, abs=0.01)
     assert result.parameter_sigma["shift_x"] < 0.1
     assert result.parameter_sigma["shift_y"] > 20
+
+
+@pytest.mark.parametrize("number", [np.finfo("f4").min, -1e20, -1e10, -9999, 9999])
+@pytest.mark.parametrize("model", ["translate", "affine"])
+def test_numbers_that_fill_holes_count_as_nan(number, model):
+    truth = about_centre(SIZE, shift=(5.3, -3.6))
+    results = []
+    for filler in (number, np.nan):
+        fixed, moving = (p.astype(np.float32) for p in pair(SCENE, SIZE, truth))
+        fixed[:, -30:], moving[:40] = filler, filler
+        results.append(align(fixed, moving, model=model))
+    assert results[0].trusted
+    # No noise but that of the sampler.
+    assert error(results[0], truth) < 0.01
+    np.testing.assert_array_equal(results[0].moving_from_fixed, results[1].moving_from_fixed)
+
+
+@pytest.mark.parametrize("scales", [(1e-20, 1e-20), (1e15, 1e15), (1e-25, 1.0), (1.0, 1e17)])
+def test_tiny_and_huge_pictures_align_as_exactly(scales):
+    truth = about_centre(SIZE, shift=(5.3, -3.6), angle_deg=7)
+    rng = np.random.default_rng(1)
+    noisy = [p + rng.normal(0, 0.05, SIZE) for p in pair(SCENE, SIZE, truth)]
+    ordinary, scaled = (
+        align(*((p * s).astype(np.float32) for p, s in zip(noisy, by, strict=True)), model="rigid")
+        for by in ((1, 1), scales)
+    )
+    assert scaled.trusted
+    # Of an error of some hundredths, what the rounding of 32 bits changes.
+    assert corner_error(scaled.moving_from_fixed, ordinary.moving_from_fixed, SIZE) < 1e-3
+    assert scaled.corner_sigma_px == pytest.approx(ordinary.corner_sigma_px, rel=0.02)

@@ -64,6 +64,19 @@ def test_float_picture_needs_normalize_for_png(workdir, invoke):
     assert invoke("gradmap", "f.tif", "-o", "f.png", "--normalize").exit_code == 0
 
 
+@pytest.mark.parametrize(("dtype", "number"), [("u1", 0), ("i2", -9999), ("f4", -9999)])
+def test_no_data_has_no_gradient(dtype, number, workdir, invoke):
+    image = np.clip(render((40, 56)), 1, 255).astype(dtype)
+    lengths = magnitude(image)
+    image[10:20, 30:50] = number
+    tifffile.imwrite("a.tif", image, extratags=[(42113, "s", 0, str(number), True)], metadata=None)
+    invoke("gradmap", "a.tif")
+    out = tifffile.imread("a.gradmap.tif")
+    assert np.isnan(out[10:20, 30:50]).all()
+    assert np.isfinite(out).sum() > 40 * 56 - 22 * 12 - 1
+    np.testing.assert_allclose(out[np.isfinite(out)], lengths[np.isfinite(out)], rtol=1e-5)
+
+
 def test_colour_profile_of_the_picture_is_not_given_to_numbers(workdir, invoke):
     Image.fromarray(render((20, 30))).save("a.png", icc_profile=b"x" * 200)
     invoke("gradmap", "a.png", "-o", "out.png")

@@ -385,3 +385,73 @@ def test_png_takes_as_many_threads_as_it_may(monkeypatch, allowed, threads):
     monkeypatch.setattr(png, "ThreadPoolExecutor", lambda count: asked.append(count) or ThreadPoolExecutor(count))
     png.write(BytesIO(), noise("u1", 20, 30))
     assert asked == [threads]
+
+
+def declared(path, pixels, text, **options):
+    """A TIFF as GDAL writes it."""
+    planes = "contig" if pixels.ndim == 3 else None
+    options = {"photometric": "minisblack", "planarconfig": planes, "metadata": None, **options}
+    tifffile.imwrite(path, pixels, extratags=[(42113, "s", 0, text, True)], **options)
+    return path
+
+
+def tag_of(path):
+    with tifffile.TiffFile(path) as tif:
+        return tif.pages[0].tags[42113].value
+
+
+@pytest.mark.parametrize("compression", ["fast", "none", "lzw"])
+@pytest.mark.parametrize(
+    ("dtype", "text"), [("u1", "0"), ("u1", "255"), ("u2", "65535"), ("i4", "-9999"), ("f4", "-3.4028234663852886e+38")]
+)
+def test_no_data_is_a_hole_that_is_filled_again(tmp_path, dtype, text, compression):
+    number = np.dtype(dtype).type(float(text))
+    pixels = np.clip(noise(dtype, 20, 30), 1, 250)
+    pixels[3:9] = number
+    picture = images.read(declared(tmp_path / "a.tif", pixels, text))
+    if np.dtype(dtype).kind == "f":
+        assert np.array_equal(np.isnan(picture.pixels), pixels == number)
+    else:
+        assert picture.has_alpha
+        assert np.array_equal(picture.pixels[..., 1] == 0, pixels == number)
+    written = tmp_path / "b.tif"
+    images.write(written, picture.pixels, like=picture, has_alpha=picture.has_alpha, compression=compression)
+    with Image.open(written) as again:
+        assert np.array_equal(np.asarray(again), pixels)
+    assert float(tag_of(written)) == float(text)
+    assert np.array_equal(images.read(written).pixels, picture.pixels, equal_nan=True)
+
+
+@pytest.mark.parametrize(("dtype", "text"), [("u1", "-9999"), ("u1", "what"), ("f4", "1e400")])
+def test_a_number_that_no_pixel_can_have_stands_for_nothing(tmp_path, dtype, text):
+    pixels = noise(dtype, 9, 9)
+    picture = images.read(declared(tmp_path / "a.tif", pixels, text))
+    assert np.array_equal(picture.pixels, pixels)
+    assert picture.metadata.nodata is None
+
+
+def test_no_data_of_a_palette_is_an_entry_and_becomes_transparent(tmp_path):
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, :3] = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]]).T << 8
+    labels = np.array([[0, 1, 2, 1]], np.uint8)
+    declared(tmp_path / "a.tif", labels, "1", photometric="palette", colormap=colours)
+    with Image.open(tmp_path / "a.tif") as image:
+        image.save(tmp_path / "lzw.tif", compression="tiff_lzw", tiffinfo={42113: "1"})
+    for name in ("a.tif", "lzw.tif"):
+        picture = images.read(tmp_path / name)
+        assert picture.pixels[..., 3].tolist() == [[255, 0, 255, 0]]
+        assert picture.pixels[0, 2, :3].tolist() == [70, 80, 90]
+        assert picture.metadata.nodata is None
+
+
+def test_no_data_where_white_is_zero_is_the_files_number(tmp_path):
+    pixels = np.array([[0, 3, 255]], np.uint8)
+    picture = images.read(declared(tmp_path / "a.tif", pixels, "0", photometric="miniswhite"))
+    assert picture.pixels.tolist() == [[[255, 0], [252, 255], [0, 255]]]
+    assert picture.metadata.nodata == 255
+
+
+def test_no_data_is_transparent_in_other_formats(tmp_path):
+    picture = images.read(declared(tmp_path / "a.tif", np.array([[0, 7]], np.uint8), "0"))
+    images.write(tmp_path / "a.png", picture.pixels, like=picture, has_alpha=picture.has_alpha)
+    assert images.read(tmp_path / "a.png").pixels.tolist() == [[[0, 0], [7, 255]]]

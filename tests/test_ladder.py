@@ -5,7 +5,7 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
-from imgalign.ladder import Ladder
+from imgalign.ladder import Ladder, _survivors
 from imgalign.levels import Levels
 from imgalign.search import Hypothesis
 from imgalign.transforms import MODELS
@@ -86,3 +86,11 @@ def test_the_finest_features_know_how_much_better_they_fit(ladder):
     assert better[2] > 0.2
     nowhere = about_centre(SIZE, shift=(500, 0))
     assert ladder.finest(TRUTH, nowhere, MODELS["rigid"], SIZE).better == np.inf
+
+
+def test_all_survive_where_none_has_a_score(ladder):
+    rung = ladder.rung(ladder.reductions[0], 1.0)
+    nowhere = SimpleNamespace(
+        final=np.tile(np.eye(3), (3, 1, 1)), overlap=np.full(3, 0.9), correlation=np.full(3, np.nan)
+    )
+    assert _survivors(nowhere, rung, 0.4).tolist() == [0, 1, 2]

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import render, shift
 
+from imgalign import images
 from imgalign.alignment import Alignment
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.images import Picture
-from imgalign.laying import WriteOptions, at_density, lay, left_in_place, naming
+from imgalign.laying import WriteOptions, at_density, lay, left_in_place, naming, write
 
 
 def moved(x, y):
@@ -61,3 +63,62 @@ class TestLay:
     def test_other_size_is_refused(self):
         with pytest.raises(ShapeError, match="has 8 x 9 pixels, the transform is for pictures of 9 x 9"):
             lay(picture(render((9, 8))), moved(0, 0), WriteOptions(), alpha=True)
+
+
+HELD = np.clip(render((40, 50)), 1, 254)
+
+
+class TestNoData:
+    """A hole that lies at rows 10 to 19, columns 5 to 24."""
+
+    HOLE = np.s_[10:20, 5:25]
+
+    def laid(self, workdir, dtype, number, move, name="out.tif", **options):
+        """Through files, as the commands do it; what is in the file then."""
+        pixels = HELD.astype(dtype)
+        pixels[self.HOLE] = number
+        tifffile.imwrite("in.tif", pixels, extratags=[(42113, "s", 0, str(number), True)], metadata=None)
+        picture, writing = images.read("in.tif"), WriteOptions(overwrite=True, **options)
+        alignment = Alignment("translate", shift(*move), (40, 50), (40, 50))
+        laid = lay(picture, alignment, writing, alpha=images.can_hold_alpha(Path(name)))
+        write(Path(name), laid.pixels, picture, writing, has_alpha=laid.has_alpha)
+        return images.read(name).pixels if name.endswith("png") else tifffile.imread(name), laid
+
+    @pytest.mark.parametrize(("dtype", "number"), [("u1", 0), ("u1", 255), ("i2", -9999), ("f4", -9999)])
+    @pytest.mark.parametrize("interpolation", ["nearest", "cubic"])
+    def test_what_is_copied_stays_and_what_is_not_reached_gets_the_number(self, workdir, dtype, number, interpolation):
+        out, laid = self.laid(workdir, dtype, number, (3, -2), interpolation=interpolation)
+        expected = np.full((40, 50), number, dtype)
+        moved = HELD.astype(dtype)
+        moved[self.HOLE] = number
+        expected[2:, :-3] = moved[:-2, 3:]
+        assert out.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(out, expected)
+        assert images.read("out.tif").metadata.nodata == number
+        assert np.array_equal(laid.channels.shape, (40, 50))
+
+    @pytest.mark.parametrize(("dtype", "number"), [("u1", 0), ("i2", -9999), ("f4", -9999), ("f8", -1e20)])
+    @pytest.mark.parametrize("interpolation", ["bilinear", "cubic", "lanczos"])
+    def test_it_is_not_mixed_into_its_neighbours(self, workdir, dtype, number, interpolation):
+        out, laid = self.laid(workdir, dtype, number, (0.25, 0.25), interpolation=interpolation)
+        truth = render((40, 50), shift(0.25, 0.25)).astype(float)
+        holes = np.zeros((40, 50), bool)
+        holes[self.HOLE] = True
+        # A quarter of a pixel takes no pixel from the hole and adds none: half of each is still the same.
+        np.testing.assert_array_equal(out[:-1, :-1] == number, holes[:-1, :-1])
+        # Grey levels: the slope of the scene, where half of what a pixel is made of is known.
+        assert np.abs(out.astype(float) - truth)[:-1, :-1][~holes[:-1, :-1]].max() < 8
+        if np.dtype(dtype).kind in "iu":
+            np.testing.assert_array_equal(laid.covered[:-1, :-1], ~holes[:-1, :-1])
+
+    def test_a_fill_is_no_hole(self, workdir):
+        out, _ = self.laid(workdir, "u1", 0, (3, 0), fill=(77.0,))
+        assert (out[:, -3:] == 77).all()
+        out, _ = self.laid(workdir, "u1", 0, (3, 0), fill=(0.0,))
+        assert (out[:, -3:] == 0).all()
+
+    def test_png_shows_it_as_transparent(self, workdir):
+        out, _ = self.laid(workdir, "u1", 0, (3, 0), name="out.png")
+        assert out.shape == (40, 50, 2)
+        assert out[12, 10, 1] == out[30, 49, 1] == 0
+        assert out[30, 20].tolist() == [HELD[30, 23], 255]

@@ -198,3 +198,91 @@ def test_memory_that_may_not_be_written_to_is_taken_without_a_warning():
 def test_the_most_negative_integer_does_not_overflow():
     picture = np.full((8, 12), np.iinfo(np.int32).min, np.int32)
     assert grey(picture)[0].max() == -1
+
+
+FIELD = np.random.default_rng(3).random((60, 80))
+HOLE, OTHER_HOLE = np.s_[:, :25], np.s_[10:20, 40:50]
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("number", [-9999, 9999, -32768, -2, np.finfo("f4").min, -1e20, 1e30, -1.7976931348623157e308])
+def test_a_number_that_only_fills_holes_is_masked(number, dtype):
+    with np.errstate(over="ignore"):
+        picture = FIELD.astype(dtype)
+        picture[HOLE] = np.float64(number).astype(dtype)
+    values, weight = grey(picture)
+    expected = np.ones(FIELD.shape)
+    expected[HOLE] = 0
+    np.testing.assert_array_equal(weight, expected)
+    np.testing.assert_allclose(values[weight > 0], FIELD[weight > 0], rtol=1e-3)
+
+
+def test_holes_are_filled_at_both_ends_and_in_several_ways():
+    picture = 3000 * FIELD
+    picture[HOLE], picture[OTHER_HOLE], picture[30, 30], picture[0, 70] = -9999, 1e6, np.nan, -np.inf
+    weight = grey(picture)[1]
+    assert (weight == 0).sum() == 60 * 25 + 100 + 2
+    assert weight[HOLE].sum() == weight[OTHER_HOLE].sum() == weight[30, 30] == weight[0, 70] == 0
+
+
+def test_a_filler_of_colours_is_masked_and_alpha_is_no_colour():
+    picture = np.stack([FIELD, FIELD, FIELD, np.full_like(FIELD, 5000)], -1)
+    picture[HOLE][..., :3] = -9999
+    weight = grey(picture)[1]
+    assert weight[HOLE].max() == 0
+    assert weight.sum() == 60 * 55
+
+
+HELD = {
+    "the ground of a cut-out": np.where(FIELD > 0.6, 1000 * FIELD, 0),
+    "paper": np.where(FIELD > 0.5, 1.0, 0.6 * FIELD),
+    "paper of 8 bits": np.where(FIELD > 0.5, 255.0, 100 * FIELD),
+    "two values": np.where(FIELD > 0.5, 9999.0, -9999.0),
+    "normalized": np.where(FIELD > 0.5, 0.4, -3 - FIELD),
+    "far, not so far as the others reach": np.where(FIELD > 0.5, -100.0, 300 * FIELD),
+    "saturated": np.minimum(40000 * FIELD, 30000),
+    "constant": np.full_like(FIELD, -9999),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_grounds_and_whites_are_no_fillers(name):
+    assert grey(HELD[name])[1].min() == 1
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_few_hot_pixels_are_no_fillers(alike):
+    """Up to one in a thousand may share a number; more may not."""
+    picture = np.tile(FIELD, (2, 2))
+    picture.flat[::1000] = 500 if alike else np.linspace(500, 600, 20)
+    assert (grey(picture)[1] == 1).sum() > 0.998 * picture.size
+    picture.flat[::100] = np.linspace(500, 600, 192)
+    assert grey(picture)[1].min() == 1
+
+
+@pytest.mark.parametrize("exponent", [-110, -60, -11, 45, 58])
+def test_tiny_and_huge_pictures_become_ordinary_ones_to_the_bit(exponent):
+    values, weight = grey((FIELD * 2.0**exponent).astype(np.float32))
+    known = FIELD.astype(np.float32)
+    factor = float(values[0, 0]) / float(known[0, 0])
+    assert 0.5 <= values.max() <= 1
+    assert weight.min() == 1
+    np.testing.assert_array_equal(values, known * np.float32(factor))
+
+
+@pytest.mark.parametrize("factor", [0.01, 1, 255, 65535, 1e6])
+def test_ordinary_pictures_are_taken_as_they_come(factor):
+    np.testing.assert_array_equal(grey((FIELD * factor).astype(np.float32))[0], (FIELD * factor).astype(np.float32))
+
+
+def test_a_picture_of_nothing_but_holes_is_masked():
+    assert grey(np.full((8, 12), np.nan))[1].max() == 0
+    assert grey(np.full((8, 12), 1e30))[1].max() == 0
+
+
+def test_extremes_do_not_depend_on_the_bands(monkeypatch):
+    picture = FIELD.copy()
+    picture[HOLE], picture[50:] = -9999, np.nan
+    whole = plane(picture, None, CPU, "fixed").known
+    monkeypatch.setattr("imgalign.plane._BAND_SAMPLES", 1)
+    assert plane(picture, None, CPU, "fixed").known == whole

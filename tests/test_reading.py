@@ -10,7 +10,8 @@ from imgalign import images
 from imgalign.errors import ImageReadError
 from imgalign.images import Picture
 from imgalign.outputs import plan
-from imgalign.reading import Reader, comparable, to_read, weights
+from imgalign.picture import Metadata
+from imgalign.reading import Reader, comparable, measurable, to_read, weights
 
 
 def picture(pixels, *, has_alpha=False):
@@ -36,6 +37,20 @@ def test_bands_without_alpha_are_averaged():
     pixels = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
     np.testing.assert_allclose(comparable(picture(pixels)), pixels.mean(axis=2))
     assert comparable(picture(pixels, has_alpha=True)) is pixels
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3])
+def test_no_data_of_integers_is_nan_to_compute_with(bands):
+    pixels = np.full((2, 3, bands + 1), 32767, np.int16)
+    pixels[..., :bands] = 40
+    pixels[0, 1] = 0
+    like = Picture(pixels, Path("x.tif"), has_alpha=True, metadata=Metadata(nodata=0))
+    values, has_alpha = measurable(like)
+    assert (values.shape, values.dtype, has_alpha) == ((2, 3, bands), np.float32, False)
+    expected = np.full((2, 3), 40.0)
+    expected[0, 1] = np.nan
+    np.testing.assert_array_equal(values, np.repeat(expected[..., None], bands, 2))
+    np.testing.assert_array_equal(comparable(like).reshape(2, 3, -1)[..., 0], expected)
 
 
 class TestReader:

@@ -264,3 +264,21 @@ def test_median_matches_numpy(tmp_path):
     with (tmp_path / "frames").open("w+b") as file:
         file.write(frames.tobytes())
         np.testing.assert_allclose(median(file, (40, 7)), np.nanmedian(frames, axis=0))
+
+
+def test_frames_with_and_without_holes_are_averaged_where_they_know_something(workdir, invoke):
+    frames = [np.clip(moved(*place), 1, 255).astype(np.int16) for place in ((0, 0), (1, 0), (0, 2))]
+    frames[1][20:40, 20:40] = -9999
+    for number, frame in enumerate(frames):
+        tifffile.imwrite(f"f{number}.tif", frame, extratags=[(42113, "s", 0, "-9999", True)], metadata=None)
+    made = ("--output", "aligned.tif", "--mean", "mean.tif", "--median", "median.tif")
+    for reference in ("first", "mean"):
+        result = invoke("stack", "f0.tif", "f1.tif", "f2.tif", *QUICK, *made, "--reference", reference, "--overwrite")
+        assert result.exit_code == 0, result.stderr
+        inside = (slice(4, -4), slice(4, -4))
+        near = 2  # of 255: what 0.1 px makes of the steepest slope here
+        for name in ("mean.tif", "median.tif"):
+            assert np.abs(tifffile.imread(name) - frames[0])[inside].max() < near
+        aligned = tifffile.imread("aligned.tif")
+        assert (aligned.shape, aligned.dtype) == ((3, *SIZE_HW), np.int16)
+        assert (aligned[1][22:38, 21:37] == -9999).all()

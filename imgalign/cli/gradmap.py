@@ -113,19 +113,21 @@ def _write_map(job: Job, given: dict[str, Any], talk: Talk) -> int:
     from imgalign.gradmap import as_picture, full_scale, gradmap, largest
     from imgalign.laying import naming, numbers_like
     from imgalign.outcome import check_writable
+    from imgalign.reading import measurable
 
     assert job.image is not None
     check_writable(job, overwrite=given["overwrite"])
     picture = images.read(job.moving, max_pixels=given["max_pixels"])
     floats = job.image.suffix.lower() in {".tif", ".tiff"} and not (given["bits"] or given["colormap"])
     with naming(picture):
+        values, has_alpha = measurable(picture)
         lengths = gradmap(
-            picture.pixels,
+            values,
             operator=given["operator"],
             sigma_px=given["sigma"] or 1.0,
             channels=given["channels"],
             level=given["level"],
-            has_alpha=picture.has_alpha,
+            has_alpha=has_alpha,
         )
         pixels = as_picture(
             lengths,
