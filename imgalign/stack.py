@@ -197,7 +197,8 @@ class Stacker:
         if refined.trusted or not composed.trusted:
             return refined
         return replace(
-            composed, reasons=(*composed.reasons, "the reference itself could not be found again in this frame")
+            composed,
+            reasons=(*composed.reasons, "although the reference itself could not be found again in this frame"),
         )
 
     def _mean_of_all(self) -> Picture:

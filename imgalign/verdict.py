@@ -7,6 +7,7 @@ unrelated pictures agree nowhere, a wrong period or a wrong tilt agrees in some 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ _PEAK = 1.5  # pixels: the width of its peak
 _SAME_MODALITY = 0.1  # correlation of the gradients from which their signs say the same
 _ONE_WAY = 0.03  # of the shared structure across the edges: so little along them is none
 _NEAR = 1.6  # level pixels: a peak this close to no displacement agrees
+_HALF = 0.5  # of the structure: less is no reason to trust an answer, and one to doubt it
+_HIGH = 8  # standard deviations: a peak that chance does not make
 
 # Logistic regression of `python -m benchmarks.calibrate --count 16 --seed 4242` on pairs that score nothing, with an
 # engine that went astray more often than this one: from the few errors that are left a fit learns too little of the
@@ -185,31 +188,46 @@ def _lead(answer: Hypothesis, other: Hypothesis) -> float:
 
 
 def reasons(evidence: Evidence, trusted: bool) -> tuple[str, ...]:
-    """In words, what speaks against an answer; or for it."""
+    """In words, what speaks against an answer; of a trusted one what speaks for it, and then what leaves a doubt."""
+    if trusted:
+        return _support(evidence), *(f"although {doubt}" for _, doubt in _weaknesses(evidence))
+    return tuple(against for against, _ in _weaknesses(evidence)) or ("the evidence taken together is too weak",)
+
+
+def _support(evidence: Evidence) -> str:
+    """What speaks for an answer: of what can be said in a few words, the first that holds."""
+    if evidence.parts >= _HALF:
+        return _agreeing_parts(evidence)
+    if evidence.peak >= _HIGH:
+        return f"the pictures fit {evidence.peak:.0f} sigma better here than displaced by some pixels"
+    if evidence.precision <= 0:
+        return f"predicted corner error {evidence.corner_sigma_px:.2g} px"
+    return "the answer is as probable as was asked for"
+
+
+def _weaknesses(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """What is weak about an answer: as a reason not to trust it, and as a clause that leaves a doubt."""
     if evidence.slide_deg is not None:
-        return (f"edges in one direction only, at {evidence.slide_deg:.0f} degrees: the shift along them is not known",)
-    said = []
+        open_way = f"in one direction only, at {evidence.slide_deg:.0f} degrees: the shift along them is not known"
+        yield f"edges {open_way}", f"edges run {open_way}"
+        return
     if evidence.overlap < 0.25:
-        said.append(f"overlap {100 * evidence.overlap:.0f} %")
+        share = f"{100 * evidence.overlap:.0f} %"
+        yield f"overlap {share}", f"only {share} overlap"
     if evidence.margin < 0.1 and math.isfinite(evidence.rival_px):
-        said.append(
-            f"a second position fits almost as well (corners {evidence.rival_px:.0f} px away): repetitive texture"
-            if evidence.parts > 0.4
-            else f"a second position fits almost as well (corners {evidence.rival_px:.0f} px away)"
-        )
-    if evidence.peak < 8 and evidence.parts < 0.5:
-        said.append("pictures have little in common")
-    elif evidence.parts < 0.5:
-        said.append(f"only {100 * evidence.parts:.0f} % of the structure agrees part by part")
+        rival = f"a second position fits almost as well (corners {evidence.rival_px:.0f} px away)"
+        rival += ": repetitive texture" * (evidence.parts > 0.4)
+        yield rival, rival
+    if evidence.parts < _HALF:
+        few = f"only {_agreeing_parts(evidence)}"
+        yield "pictures have little in common" if evidence.peak < _HIGH else few, few
     if evidence.precision > 0:
-        said.append("predicted corner error is above what counts as right")
-    if not said:
-        said.append(
-            f"{100 * evidence.parts:.0f} % of the structure agrees part by part"
-            if trusted
-            else "the evidence taken together is too weak"
-        )
-    return tuple(said)
+        large = "predicted corner error is above what counts as right"
+        yield large, f"the {large}"
+
+
+def _agreeing_parts(evidence: Evidence) -> str:
+    return f"{100 * evidence.parts:.0f} % of the structure agrees part by part"
 
 
 class _Agreement(NamedTuple):

@@ -136,6 +136,26 @@ def test_a_trusted_answer_has_its_reason_too():
     assert reasons(GOOD, trusted=True) == ("100 % of the structure agrees part by part",)
 
 
+@pytest.mark.parametrize(
+    ("worse", "support", "doubt"),
+    [
+        ({"overlap": 0.13}, "100 % of the structure agrees", "only 13 % overlap"),
+        ({"margin": 0.02, "rival_px": 31.0}, "100 % of the structure agrees", "a second position fits almost as well"),
+        ({"parts": 0.4}, "fit 40 sigma better", "only 40 % of the structure agrees part by part"),
+        ({"parts": 0.4, "peak": 3.0}, "predicted corner error 0.02 px", "only 40 % of the structure agrees"),
+        ({"corner_sigma_px": 5.0}, "100 % of the structure agrees", "the predicted corner error is above what counts"),
+        ({"parts": 0.2, "peak": 3.0, "corner_sigma_px": 5.0}, "as probable as was asked for", "the predicted corner"),
+        ({"slide_deg": 90.0}, "100 % of the structure agrees", "edges run in one direction only, at 90 degrees"),
+    ],
+)
+def test_a_trusted_answer_has_its_doubts_behind_what_speaks_for_it(worse, support, doubt):
+    first, *others = reasons(replace(GOOD, **worse), trusted=True)
+    assert support in first
+    assert any(other.startswith(f"although {doubt}") for other in others)
+    assert all(other.startswith("although ") for other in others)
+    assert "little in common" not in " ".join((first, *others))
+
+
 @pytest.mark.parametrize("noise", [0, 0.2, 1.0])
 @pytest.mark.parametrize("angle_deg", [0, 30])
 def test_edges_in_one_direction_leave_the_shift_along_them_open(noise, angle_deg):
