@@ -17,12 +17,14 @@ from imgalign.pyramid import reduce
 
 _PIXELS = 200  # of the longer side, up to twice as many: enough to tell places, and block means hold less noise
 _FLAT = 0.02  # of the range of values: what codecs and cameras leave of black
-_ENDS = (1, 99)  # per cent between which the range lies
+_ENDS = 0.01  # of the values at either end beyond which they are no part of the range
+_SAMPLES = 1000  # tell it
 _CORNER = 1 / 60  # of the shorter side: patches that are to be flat
 _LEAST, _MOST = 0.02, 0.85  # of the picture: a sector may leave a fifth of it
 _ONE_PIECE = 0.85  # of the rows and columns that must cross the scene once
 _SAME = 0.95  # of the pixels that lie around either scene: those of both
 _RIM = 2  # pixels of the scene beside what lies around it, which blurs and codecs mix
+_WELL_INSIDE = 10  # pixels from there on, where no blur of the rim is left
 _STAYS = 0.98  # of the pixels that a transform takes from around to around and from scene to scene: it moves no frame
 
 Region = NDArray[np.bool_]
@@ -64,20 +66,22 @@ def stays(inside: Region, moving_from_fixed: Float, size_hw: tuple[int, int]) ->
 
 
 def _around(image: Image) -> Region | None:
-    """What is flat from the border on, along rows or columns, around a scene of one piece."""
+    """What is flat from the border on, along rows or columns, around a scene of one piece that is not flat itself."""
     values = image[0, 0].cpu().numpy()
-    low, high = np.percentile(values[::2, ::2], _ENDS)
-    flat = _FLAT * (high - low)
+    step = max(1, int((values.size / _SAMPLES) ** 0.5))
+    ranked = np.sort(values[::step, ::step], None)
+    end = int(_ENDS * len(ranked))
+    flat = _FLAT * (ranked[-1 - end] - ranked[end])
     side = max(2, round(_CORNER * min(values.shape)))
     ends = (slice(None, side), slice(-side, None))
     patches = [values[rows, columns] for rows in ends for columns in ends]
-    levels = [float(np.median(p)) for p in patches if p.std() <= flat]
+    levels = [float(p.mean()) for p in patches if p.std() <= flat]
     # Those of two corners at least are one value.
     alike = [[other for other in levels if abs(other - level) <= flat] for level in levels]
     most = max(alike, key=len, default=[])
     if len(most) < 2:
         return None
-    dead = abs(values - np.median(most)) <= flat
+    dead = abs(values - sum(most) / len(most)) <= flat
     around = np.zeros_like(dead)
     for axis in (0, 1):
         around |= np.logical_and.accumulate(dead, axis)
@@ -87,7 +91,10 @@ def _around(image: Image) -> Region | None:
     scene = ~around
     runs = [np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(int), axis=1).clip(0).sum(1) for lines in (scene, scene.T)]
     crossed = np.concatenate([r[r > 0] for r in runs])
-    return around if (crossed == 1).mean() >= _ONE_PIECE else None
+    # A disc of one tone is no view through an aperture but a thing, and its rim all that there is to align.
+    heart = values[~_grown(around, _WELL_INSIDE)]
+    even = heart.size == 0 or heart.std() <= flat
+    return around if (crossed == 1).mean() >= _ONE_PIECE and not even else None
 
 
 def _grown(region: Region, reach: int) -> Region:
