@@ -31,6 +31,7 @@ from imgalign.wanted import Wanted
 
 _FEW_PIXELS = 1e5  # up to this size all detail is used, whatever precision was asked: it takes little time
 _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer levels add is not worth their memory
+_RESOLVED = 0.5  # pixels of a level: who does not know the place as well is lost in finer detail
 _KNOWN = 0.05  # pixels of the base level: predicted errors below are out of the reach of anything else
 _BESIDE = 0.2  # of the last ladder level: grey values that move an answer further may be led astray
 _WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
@@ -81,7 +82,7 @@ class Finish:
         if corner_distance(start, done.moving_from_fixed, self.size_hw) > far * self._base:
             return done
         finest = self.finest
-        while precise and reduction > finest and self._sigma(done) > self._wanted.precision:
+        while precise and reduction > finest and self._wanted.precision < self._sigma(done) < _RESOLVED * reduction:
             reduction = max(finest, even_reduction(reduction / 2) if reduction > 2 else 1)
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done

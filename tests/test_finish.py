@@ -9,7 +9,7 @@ from scenes import Blobs, about_centre, corner_error, pair, render
 
 from imgalign import align
 from imgalign.engine import Pair
-from imgalign.finish import corner_sigma
+from imgalign.finish import Finish, corner_sigma
 from imgalign.plane import plane
 from imgalign.search import Hypothesis
 from imgalign.sharp import Sharp
@@ -103,6 +103,22 @@ def test_an_error_that_is_not_known_is_a_large_one(two, candidate, unknown):
     polished = two.finish.polish(candidate.ranked[0].moving_from_fixed)
     lost = replace(polished, covariance=polished.covariance * np.diag([unknown, 1, 1]))
     assert 1e4 < corner_sigma(lost, two.model, SIZE) < np.inf
+
+
+@pytest.mark.parametrize(("sigma_px", "finer"), [(0.001, False), (0.5, True), (1.5, False)])
+def test_finer_levels_are_looked_at_where_they_can_tell_and_are_wanted(two, sigma_px, finer, monkeypatch):
+    finish = Finish(two.fixed, two.moving, two.wanted, two.ladder, 2, lambda: None)
+    polished = replace(two.finish.polish(TRUTH), moving_from_fixed=TRUTH, covariance=np.eye(3))
+    known = (sigma_px / corner_sigma(polished, two.model, SIZE)) ** 2 * np.eye(3)
+    levels = []
+
+    def polish_at(_, reduction, **__):
+        levels.append(reduction)
+        return replace(polished, covariance=known)
+
+    monkeypatch.setattr(finish, "_polish_at", polish_at)
+    finish.polish(TRUTH)
+    assert levels[-1] == (1 if finer else 2)
 
 
 @pytest.mark.parametrize("most", [48_000, 20_000, 9_000, 2_500])
