@@ -215,7 +215,9 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
         pair.spent("start", began)
         if inside is None:
             return _answered(pair, init)
-        within = _answered(Pair(fixed.within(inside), moving.within(inside), wanted, between=cores.check), init)
+        inner = Pair(fixed.within(inside), moving.within(inside), wanted, between=cores.check)
+        inner.seconds = pair.seconds  # of both, if both are aligned
+        within = _answered(inner, init)
         within = replace(within, reasons=(*within.reasons, "what surrounds both pictures alike was left out"))
         if within.trusted:
             return within

@@ -221,6 +221,32 @@ def evaluate(problem: Problem, matrices: Matrices, model: Model, cutoff: float, 
         scale: `(B,)` residual scale for the robust weights and the loss; estimated here where it is None. The
             returned state carries the scale of its own residuals, and its loss and weights by the given one.
     """
+    pixels, overlap, correlation, own_scale, yielding, misfit, *sums = _looked(problem, matrices, model, cutoff, scale)
+    loss = misfit / np.maximum(pixels, 1e-9)
+    unrelated = unrelated_loss(own_scale if scale is None else scale, cutoff, problem.fixed.shape[1])
+    normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums)
+    return State(
+        matrices=matrices,
+        final=matrices.copy(),
+        normal=normal,
+        slope=slope,
+        loss=loss,
+        objective=overlap * (loss / unrelated - 1),
+        scale=own_scale,
+        misfit=misfit,
+        yielding=yielding,
+        correlation=correlation,
+        overlap=np.where(pixels > _LEAST_WEIGHT, overlap, 0.0),
+        converged=np.zeros(len(matrices), bool),
+    )
+
+
+def _looked(problem: Problem, matrices: Matrices, model: Model, cutoff: float, scale: Floats | None) -> list[Floats]:
+    """What the pictures say of a batch, arguments as of `evaluate`.
+
+    Returns:
+        `(B,)` pixels of the overlap, its share, correlation, scale, yielding and misfit; then what `_sums` gives.
+    """
     moving, valid = problem.read(matrices)
     pixels = plane_sums(valid)[:, 0]
     overlap = pixels / total(problem.weight).clamp_min(1e-9)
@@ -232,26 +258,7 @@ def evaluate(problem: Problem, matrices: Matrices, model: Model, cutoff: float, 
     weight, misfit = robust(problem, residual, valid, used, cutoff)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
     # All that is small comes from the pictures' device together.
-    pixels_, overlap_, correlation_, own_scale_, yielding_, misfit_, *sums_ = gathered(
-        pixels, overlap, correlation, own_scale, some.yielding(used, cutoff), misfit, *sums
-    )
-    loss = misfit_ / np.maximum(pixels_, 1e-9)
-    unrelated = unrelated_loss(own_scale_ if scale is None else scale, cutoff, residual.shape[1])
-    normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums_)
-    return State(
-        matrices=matrices,
-        final=matrices.copy(),
-        normal=normal,
-        slope=slope,
-        loss=loss,
-        objective=overlap_ * (loss / unrelated - 1),
-        scale=own_scale_,
-        misfit=misfit_,
-        yielding=yielding_,
-        correlation=correlation_,
-        overlap=np.where(pixels_ > _LEAST_WEIGHT, overlap_, 0.0),
-        converged=np.zeros(len(matrices), bool),
-    )
+    return gathered(pixels, overlap, correlation, own_scale, some.yielding(used, cutoff), misfit, *sums)
 
 
 def _sums(

@@ -7,12 +7,14 @@ skyline, a head or a coin on black ground move with what is aligned, and their p
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from imgalign._types import Image
 from imgalign.decompose import Float, mapped
 from imgalign.levels import Masked
 from imgalign.masks import is_whole
+from imgalign.neighbours import largest
 from imgalign.pyramid import reduce
 
 _PIXELS = 200  # of the longer side, up to twice as many: enough to tell places, and block means hold less noise
@@ -91,13 +93,13 @@ def _around(image: Image) -> Region | None:
     scene = ~around
     runs = [np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(int), axis=1).clip(0).sum(1) for lines in (scene, scene.T)]
     crossed = np.concatenate([r[r > 0] for r in runs])
+    if (crossed == 1).mean() < _ONE_PIECE:
+        return None
     # A disc of one tone is no view through an aperture but a thing, and its rim all that there is to align.
     heart = values[~_grown(around, _WELL_INSIDE)]
-    even = heart.size == 0 or heart.std() <= flat
-    return around if (crossed == 1).mean() >= _ONE_PIECE and not even else None
+    return around if heart.size and heart.std() > flat else None
 
 
 def _grown(region: Region, reach: int) -> Region:
-    """A region and what lies within some pixels of it along either axis."""
-    padded = np.pad(region, reach)
-    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1, 2 * reach + 1)).any((-1, -2)))
+    """A region and what lies within some pixels of it along both axes."""
+    return largest(torch.from_numpy(region).float(), reach).numpy() > 0
