@@ -40,7 +40,7 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
         with torch.no_grad():
             pair = Pair(plane(p.fixed, None, cpu, "fixed"), plane(p.moving, None, cpu, "moving"), wanted)
             seen: list[Hypothesis] = []
-            for starts, wide in pair.attempts("auto"):
+            for starts, wide in pair.starts.attempts("auto"):
                 candidate = pair.candidate(starts, wide=wide)
                 if candidate is None or not pair.is_new(candidate, seen):
                     continue

@@ -5,24 +5,25 @@ planes -> start (cheap ones first) -> ladder -> candidate -> polish -> verdict -
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from imgalign import spots, verdict
-from imgalign.alignment import Alignment
+from imgalign import verdict
 from imgalign.coords import level_from_full
 from imgalign.descent import descend
-from imgalign.errors import OptionError
 from imgalign.finish import Finish, corner_sigma
 from imgalign.ladder import Ladder
 from imgalign.levels import Levels
+from imgalign.periods import repeats
 from imgalign.plane import Plane, even_reduction
 from imgalign.polish import Polished
-from imgalign.search import Hypothesis, Range, allowed, distinct, full_range, search
+from imgalign.search import Hypothesis, allowed
+from imgalign.starts import Starts, is_automatic
 from imgalign.transforms import corner_distance, get_model, local_scale
 from imgalign.wanted import Wanted
 
@@ -31,12 +32,10 @@ _ENOUGH_PIXELS = 2.6e5  # of the level that a larger picture is first looked at 
 _FAR = 3.0  # pixels of the base level: from so far away it is not worth more than blurred pictures yet
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
-_BASIN = 0.03  # the same of cheap starts: what the coarsest level of the ladder bridges with ease
-_GRID, _FINE_GRID = 0.06, 0.03  # of the diagonal: hypotheses nearer to each other are one start; of shifts alone
-_STARTS, _PERIODS = 12, 24  # that are kept of a search, and of one for shifts alone
-_CHEAP, _ALIKE = 5, 0.8  # of them are refined first, and all whose scores are such a share of the best one's
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
+_EXPLAINED = 0.9  # correlation of an answer that needs no search, of a picture that looks the same elsewhere
+_ANSWERS = 3  # of which each lies periods of texture from the one before
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
 _WORSE = 2.0  # times the least residual: a place with more is not the right one
@@ -85,7 +84,9 @@ class Pair:
         self.ladder = Ladder(self.levels, self.base)
         self.finish = Finish(fixed, moving, wanted, self.ladder, self.base, between)
         self.near = _LIKE * max(self.size_hw)
+        self.outdone: list[Hypothesis] = []
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
+        self.starts = Starts(fixed, moving, wanted, self.levels, self.base, self.spent)
 
     def spent(self, stage: str, began: float) -> None:
         """Note the seconds of a stage."""
@@ -97,17 +98,20 @@ class Pair:
         answers: list[Answer] = []
         waiting: list[Candidate] = []
         seen: list[Hypothesis] = []
-        for starts, wide in self.attempts(init):
+        for number, (starts, wide) in enumerate(self.starts.attempts(init)):
             candidate = self.candidate(starts, wide=wide)
-            if candidate is None or not self.is_new(candidate, seen):
+            if candidate is None or not self.is_new(candidate, [*seen, *self.outdone]):
                 continue
             seen.append(candidate.ranked[0])
             waiting = sorted([*waiting, candidate], key=lambda c: c.promise)
             # To polish what is not promising takes longer than to look for something better.
             if waiting[-1].promise >= _PROMISING:
-                answers.append(self.answer(waiting.pop()))
+                answer = self.answer(waiting.pop())
+                answers += self.with_periods(answer) if is_automatic(init) else [answer]
                 best = self.foremost(answers, waiting)
-                if best.probability >= _SURE:
+                # What repeats may agree elsewhere just as well: of that only a good fit is enough without a search.
+                enough = number > 0 or best.polished.correlation > _EXPLAINED or not self.repeats
+                if best.probability >= _SURE and enough:
                     return best
         if waiting and (not answers or self.foremost(answers, waiting).probability < self.wanted.trust):
             answers.append(self.answer(waiting.pop()))
@@ -115,7 +119,9 @@ class Pair:
 
     def foremost(self, answers: list[Answer], waiting: list[Candidate]) -> Answer:
         """The most probable of some answers, when each knows of the others and of what was not polished."""
+        answers = [a for a in answers if not self.is_outdone(a.place)] or answers
         places = [*(answer.place for answer in answers), *(candidate.ranked[0] for candidate in waiting)]
+        places = [h for h in places if not self.is_outdone(h)]
         known = (replace(a, evidence=verdict.beside(a.evidence, a.place, places, self.size_hw)) for a in answers)
         return max(
             (replace(a, probability=verdict.probability(a.evidence)) for a in known), key=lambda a: a.probability
@@ -125,6 +131,10 @@ class Pair:
         """Whether a candidate lies apart from all that were seen before."""
         first = candidate.ranked[0].moving_from_fixed
         return all(corner_distance(first, h.moving_from_fixed, self.size_hw) > self.near for h in seen)
+
+    def is_outdone(self, place: Hypothesis) -> bool:
+        """Whether full detail has told already that another place fits far better."""
+        return any(self.finish.apart(place, other) <= self.near for other in self.outdone)
 
     def candidate(self, starts: list[Hypothesis], *, wide: bool) -> Candidate | None:
         """The best that the ladder makes of some starts."""
@@ -153,6 +163,7 @@ class Pair:
         told = [h for h, n in zip(rivals, noise, strict=True) if n <= _WORSE * least]
         if len(told) in (0, len(rivals)):
             return candidate
+        self.outdone += [h for h in rivals if all(h is not r for r in told)]
         ranked = [*told, *(h for h in candidate.ranked if all(h is not r for r in rivals))]
         evidence = self.judge(ranked)
         return Candidate(ranked, evidence, verdict.promise(evidence))
@@ -192,6 +203,40 @@ class Pair:
         )
         return Answer(polished, evidence, verdict.probability(evidence), best.score)
 
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether the fixed picture looks much the same elsewhere (`periods.repeats`)."""
+        coarsest = self.ladder.reductions[0]
+        return repeats(self.levels.at(coarsest, coarsest).features[0])
+
+    def with_periods(self, answer: Answer) -> list[Answer]:
+        """An answer, and where texture repeats better places that lie periods of it or quarter turns away.
+
+        There all edges agree, and every part of the pictures.
+        """
+        answers = [answer]
+        while len(answers) < _ANSWERS and self.repeats and not _hardly_differ(answers[-1].polished):
+            known = answers[-1]
+            beside = self.periods(known)
+            if beside is None:
+                break
+            first = beside.ranked[0]
+            same = self.finish.apart(first, known.place) <= self.near
+            if not same and first.score > _RIVAL * known.score and self.is_new(beside, [a.place for a in answers]):
+                answers.append(self.answer(beside))
+                continue
+            place = first if same else known.place
+            evidence = verdict.beside(known.evidence, place, beside.ranked, self.size_hw)
+            answers[-1] = replace(known, evidence=evidence, probability=verdict.probability(evidence))
+            break
+        return answers
+
+    def periods(self, answer: Answer) -> Candidate | None:
+        """The best that the ladder makes of places beside an answer (`Starts.beside`); None if there are none."""
+        places = self.starts.beside(answer.place.moving_from_fixed)
+        found = self.candidate(places, wide=False) if places else None
+        return None if found is None else self.told_apart(found)
+
     def descended(self, best: Answer) -> Answer:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""
         w = self.wanted
@@ -227,7 +272,7 @@ class Pair:
 
     def fine_agreement(self, polished: Polished) -> float:
         """`verdict.fine_agreement` on the base level, both pictures at about one density."""
-        if polished.noise < _SAME_NOISE and polished.correlation > _SAME_CORRELATION:
+        if _hardly_differ(polished):
             return 1.0  # no place near can fit better than that
         began = time.perf_counter()
         matrix = polished.moving_from_fixed
@@ -252,81 +297,7 @@ class Pair:
         self.spent("verdict", began)
         return evidence
 
-    def cheap_starts(self, init: Any) -> list[Hypothesis]:
-        """Identity, centres on each other, the best shifts: what a nearly aligned pair needs."""
-        centre = np.eye(3)
-        for axis in (0, 1):
-            centre[axis, 2] = (self.moving.size_hw[1 - axis] - self.size_hw[1 - axis]) / 2
-        if isinstance(init, Alignment):
-            init = init.moving_from_fixed
-        if not isinstance(init, str):
-            matrix = np.asarray(init, float)
-            if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
-                raise OptionError("init must be a 3 x 3 matrix of finite numbers that can be inverted")
-            return [Hypothesis(matrix, 0.0)]
-        if init == "identity":
-            return [Hypothesis(np.eye(3), 0.0)]
-        if init == "center":
-            return [Hypothesis(centre, 0.0)]
-        shifts = self.shifts()
-        if init == "phase":
-            return shifts
-        starts = [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
-        alike = sum(h.score > _ALIKE * shifts[0].score for h in shifts)
-        return distinct(starts, self.size_hw, _BASIN * max(self.size_hw), max(_CHEAP, alike))
 
-    def shifts(self) -> list[Hypothesis]:
-        """The best shifts at no rotation: of texture that repeats, those a few periods away as well."""
-        span = full_range("translate", 0, 1, False)
-        if self.model.name != "translate":
-            return self._search(span, peaks=3)
-        return self._search(span, peaks=_PERIODS, apart=_FINE_GRID)
-
-    def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
-        """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""
-        auto = isinstance(init, str) and init == "auto"
-        cheap = self.cheap_starts(init)
-        yield cheap, not auto
-        if not auto:
-            return
-        found = cheap
-        if self.model.name != "translate" or self.wanted.allow_mirror:
-            found = self.full_search()
-            yield found, False
-        # Cheaper than that search, but most pictures show no spots, and most of those that do are found without.
-        if patterns := self.by_spots():
-            yield patterns, False
-        yield found, True
-
-    def by_spots(self) -> list[Hypothesis]:
-        """Where the bright points of the pictures make one pattern; nowhere, where they show other things."""
-        began = time.perf_counter()
-        fixed, moving = (spots.detected(*picture.at(self.base)) for picture in (self.fixed, self.moving))
-        found = [] if fixed is None or moving is None else spots.matched(fixed, moving, self.model, self.span())
-        full = self._at_full_size(found)
-        self.spent("start", began)
-        return full
-
-    def full_search(self) -> list[Hypothesis]:
-        """Hypotheses over the whole range of the model and the bounds."""
-        span = self.span()
-        return self._search(span, peaks=1 if len(span.rotations_deg) > 4 else 6)
-
-    def span(self) -> Range:
-        """The whole range of the model and the bounds."""
-        w = self.wanted
-        furthest = 180.0 if w.max_rotation is None else w.max_rotation
-        return full_range(w.model, furthest, w.max_scale or 2.0, w.allow_mirror)
-
-    def _search(self, span: Range, peaks: int, apart: float = _GRID) -> list[Hypothesis]:
-        began = time.perf_counter()
-        full = self._at_full_size(search(self.levels, span, peaks=peaks))
-        best = distinct(full, self.size_hw, apart * math.hypot(*self.size_hw), max(_STARTS, peaks))
-        self.spent("start", began)
-        return best
-
-    def _at_full_size(self, found: list[Hypothesis]) -> list[Hypothesis]:
-        """Hypotheses of the base level in full-size pixels, those within the bounds."""
-        level = level_from_full(self.base)
-        full = (Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found)
-        return [h for h in full if allowed(self.wanted, h.moving_from_fixed, self.size_hw)]
+def _hardly_differ(polished: Polished) -> bool:
+    """Whether no other place can fit better than this one."""
+    return polished.noise < _SAME_NOISE and polished.correlation > _SAME_CORRELATION

@@ -85,21 +85,23 @@ def allowed(wanted: Wanted, moving_from_fixed: Matrix3, size_hw: tuple[int, int]
     )
 
 
-def search(levels: Levels, span: Range, *, peaks: int = 1) -> list[Hypothesis]:
+def search(levels: Levels, span: Range, *, peaks: int = 1, contrast: bool = False) -> list[Hypothesis]:
     """Score every rotation and scale of a range at all shifts, best first.
 
     Args:
         levels: Of the two pictures.
         span: What to try.
         peaks: Shifts to keep for each rotation and scale.
+        contrast: Correlate local contrast as well as edges: what texture that repeats differs by.
     """
     reduction = max(1.0, levels.longest / SEARCH_PIXELS)
     found: list[Hypothesis] = []
     for scale in span.scales:
         of_fixed, of_moving = reduction * max(1.0, 1 / scale), reduction * max(1.0, scale)
-        fixed, moving = levels.at(of_fixed, of_moving).edges
+        level = levels.at(of_fixed, of_moving)
+        fixed, moving = level.features if contrast else level.edges
         for mirror in (False, True)[: 1 + span.mirror]:
-            part = _correlate(fixed, moving, span.rotations_deg, mirror, peaks)
+            part = _correlate(fixed, moving, span.rotations_deg, mirror, peaks, contrast)
             fixed_level, moving_full = level_from_full(of_fixed), np.linalg.inv(level_from_full(of_moving))
             found += [Hypothesis(moving_full @ h.moving_from_fixed @ fixed_level, h.score) for h in part]
     return sorted(found, key=lambda h: -h.score)
@@ -122,6 +124,7 @@ def _correlate(
     rotations_deg: tuple[float, ...],
     mirror: bool,
     peaks: int,
+    contrast: bool,
 ) -> list[Hypothesis]:
     """Masked correlation of one fixed field with a moving field turned every way; matrices in their own pixels."""
     h, w = fixed[0].shape[-2:]
@@ -141,7 +144,9 @@ def _correlate(
     coarse_spectra = [(_coarse_spectrum(a, frame), _coarse_spectrum(b, frame)) for a, b in coarse]
     found: list[Hypothesis] = []
     for half_turned in (False, True)[: 1 + opposite]:
-        inner = _correlated(ours, theirs, frame, half_turned)
+        inner = _correlated(ours[:, -2:], theirs[:, -2:], frame, half_turned)
+        if contrast:  # inverted or not
+            inner = inner.add_(_correlated(ours[:, :1], theirs[:, :1], frame, half_turned).abs_())
         overlap, own_fixed, own_moving = (_correlated(a, b, frame // 2, half_turned).mul_(4) for a, b in coarse_spectra)
         norm = (own_fixed.clamp_min_(1e-3) * own_moving.clamp_min_(1e-3)).rsqrt_()
         overlap = torch.where(overlap > least, overlap, 0.0)
@@ -195,9 +200,9 @@ def _turn(
     out = out * valid
     doubled = np.stack([np.cos(2 * angle), np.sin(2 * angle)])[..., None, None]
     c2, s2 = torch.as_tensor(doubled, dtype=out.dtype).to(out.device)
-    re, im = out[:, 0], out[:, 1]
-    field = torch.stack([c2 * re + s2 * im, flip * (c2 * im - s2 * re)], 1)
-    return field, out[:, 2:], matrices
+    re, im = out[:, -3], out[:, -2]
+    field = torch.cat([out[:, :-3], torch.stack([c2 * re + s2 * im, flip * (c2 * im - s2 * re)], 1)], 1)
+    return field, out[:, -1:], matrices
 
 
 def _coarse_spectrum(image: Image, frame: int) -> Tensor:

@@ -124,8 +124,8 @@ def probability(evidence: Evidence) -> float:
     """Probability that the mean corner error is under 3 px and under 1 % of the diagonal."""
     if evidence.slide_deg is not None:
         return 0.0  # any other place along the edges would do as well
-    # Of two places that fit alike each may be the right one.
-    share = 1 / (1 + math.exp(-max(evidence.margin, 0.0) / _TIED))
+    # Of two places that fit alike each may be the right one, and where there are two there may be more.
+    share = 1 / (1 + math.exp(1 - max(evidence.margin, 0.0) / _TIED))
     return share * _logistic(evidence, _INTERCEPT, _WEIGHTS)
 
 

@@ -127,3 +127,41 @@ def test_texture_that_repeats_is_not_laid_a_few_periods_off(seed):
 def test_texture_with_little_that_does_not_repeat_is_not_trusted_a_few_periods_off(seed):
     found, error = laid_by_tiles(0.1, seed)
     assert error < 0.05 or not found.trusted
+
+
+def shaded(seed, depth):
+    """Tiles 30 pixels wide behind a grid of lines; only their shades tell them apart."""
+    shades = np.random.default_rng(seed).normal(size=(61, 67))
+
+    def scene(x, y):
+        x, y = x / 30 + 30, y / 30 + 30
+        line = np.minimum.reduce([x % 1, 1 - x % 1, y % 1, 1 - y % 1])
+        return np.clip(12 * line, 0, 1) * (1 + depth * shades[y.astype(int), x.astype(int)])
+
+    return scene
+
+
+@pytest.mark.parametrize(("angle_deg", "shift"), [(176, (20, -13)), (94, (-8, 11)), (3, (37, 24))])
+def test_tiles_that_only_shades_tell_apart_are_laid_where_these_agree(angle_deg, shift):
+    """Half a turn, a quarter turn or a tile away every line agrees as well."""
+    size, rng = (200, 240), np.random.default_rng(7)
+    truth = about_centre(size, angle_deg=angle_deg, shift=shift)
+    pictures = pair(shaded(5, 0.1), size, truth)
+    found = align(*(p + 0.03 * rng.normal(size=size) for p in pictures), model="rigid")
+    assert found.trusted
+    assert corner_error(found.moving_from_fixed, truth, size) < 0.1
+
+
+def test_tiles_that_nothing_tells_apart_are_not_trusted():
+    size, rng = (200, 240), np.random.default_rng(7)
+    pictures = pair(shaded(5, 0.0), size, about_centre(size, angle_deg=3, shift=(37, 24)))
+    found = align(*(p + 0.03 * rng.normal(size=size) for p in pictures), model="rigid")
+    assert not found.trusted
+
+
+def test_tiles_are_laid_where_the_user_starts():
+    size, rng = (200, 240), np.random.default_rng(7)
+    truth = about_centre(size, angle_deg=3, shift=(37, 24))
+    pictures = [p + 0.03 * rng.normal(size=size) for p in pair(shaded(5, 0.0), size, truth)]
+    found = align(*pictures, model="rigid", init=truth @ about_centre(size, shift=(2, -1)))
+    assert corner_error(found.moving_from_fixed, truth, size) < 0.1

@@ -116,6 +116,19 @@ def save_params():
     Alignment("translate", shift(1, 2), (9, 9), (9, 9)).save("p.json")
 
 
+def wait_for_torch(pid):
+    """Until a process is within the import of torch; where the system does not tell, that is half a second later."""
+    maps = Path(f"/proc/{pid}/maps")
+    if not maps.exists():
+        time.sleep(0.6)
+        return
+    for _ in range(3000):
+        if "libtorch" in maps.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError("torch was never imported")
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "kill"])
 def test_signal_is_quiet_and_leaves_nothing(number, status, pair):
     command = [sys.executable, "-m", "imgalign", "affine", "fixed.png", "moving.png"]
@@ -129,7 +142,7 @@ def test_signal_is_quiet_and_leaves_nothing(number, status, pair):
         env=environment,
         preexec_fn=listening,  # noqa: PLW1509  (alone)
     ) as process:
-        time.sleep(0.6)  # within the import of torch
+        wait_for_torch(process.pid)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout, stderr) == (status, b"", b"")

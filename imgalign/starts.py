@@ -1,0 +1,158 @@
+"""Where to start: from what costs next to nothing to all that the model leaves open.
+
+identity, centres, best shifts -> every rotation and scale -> patterns of bright points -> all of it, looked at wider
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from imgalign import spots
+from imgalign._types import Matrix3
+from imgalign.alignment import Alignment
+from imgalign.coords import level_from_full
+from imgalign.decompose import decompose
+from imgalign.errors import OptionError
+from imgalign.levels import Levels
+from imgalign.plane import Plane
+from imgalign.search import Hypothesis, Range, allowed, distinct, full_range, search
+from imgalign.transforms import corner_distance, get_model, local_scale
+from imgalign.wanted import Wanted
+
+_BASIN = 0.03  # of the longer side: cheap starts as near to each other are one for the coarsest level of the ladder
+_GRID, _FINE_GRID = 0.06, 0.03  # of the diagonal: hypotheses nearer to each other are one start; of shifts alone
+_STARTS, _PERIODS = 12, 24  # that are kept of a search, and of one for shifts alone
+_CHEAP, _ALIKE = 5, 0.8  # of them are refined first, and all whose scores are such a share of the best one's
+_FIT = 0.7  # of the best score at the rotation and scale of an answer: from there on a shift may be the right one
+
+
+class Starts:
+    """Where one pair of pictures may be refined from.
+
+    Args:
+        fixed: The picture that stays.
+        moving: The other.
+        wanted: What was asked for.
+        levels: Of both, reduced by `base`.
+        base: Full-size pixels per pixel of them.
+        spent: Told after each search that it was a "start", and when it began.
+    """
+
+    def __init__(
+        self,
+        fixed: Plane,
+        moving: Plane,
+        wanted: Wanted,
+        levels: Levels,
+        base: int,
+        spent: Callable[[str, float], None],
+    ) -> None:
+        self._fixed, self._moving, self._wanted = fixed, moving, wanted
+        self._levels, self._base, self._spent = levels, base, spent
+        self.model = get_model(wanted.model)
+        self.size_hw = fixed.size_hw
+
+    def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
+        """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""
+        auto = is_automatic(init)
+        cheap = self.cheap(init)
+        yield cheap, not auto
+        if not auto:
+            return
+        found = cheap
+        if self.model.name != "translate" or self._wanted.allow_mirror:
+            found = self.full_search()
+            yield found, False
+        # Cheaper than that search, but most pictures show no spots, and most of those that do are found without.
+        if patterns := self.by_spots():
+            yield patterns, False
+        yield found, True
+
+    def beside(self, moving_from_fixed: Matrix3) -> list[Hypothesis]:
+        """All shifts at the rotation and scale of an answer, and quarter turns on, that fit about as well.
+
+        With contrast, for the edges of texture that repeats agree at all of them. None where only the answer fits.
+        """
+        turns = (0,) if self.model.name == "translate" else (0, 90, 180, 270)
+        angle = decompose(moving_from_fixed, self.size_hw).rotation_deg
+        scale = local_scale(moving_from_fixed, self.size_hw)
+        mirror = bool(np.linalg.det(moving_from_fixed[:2, :2]) < 0)
+        span = Range(tuple(angle + turn for turn in turns), (scale,), mirror)
+        places = self._search(span, peaks=_PERIODS, apart=_FINE_GRID, count=_PERIODS, contrast=True)
+        places = [h for h in places if h.score > _FIT * places[0].score]
+        near = _BASIN * max(self.size_hw)
+        alone = all(corner_distance(h.moving_from_fixed, moving_from_fixed, self.size_hw) < near for h in places)
+        return [] if alone else places
+
+    def cheap(self, init: Any) -> list[Hypothesis]:
+        """Identity, centres on each other, the best shifts: what a nearly aligned pair needs."""
+        centre = np.eye(3)
+        for axis in (0, 1):
+            centre[axis, 2] = (self._moving.size_hw[1 - axis] - self.size_hw[1 - axis]) / 2
+        if isinstance(init, Alignment):
+            init = init.moving_from_fixed
+        if not isinstance(init, str):
+            matrix = np.asarray(init, float)
+            if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+                raise OptionError("init must be a 3 x 3 matrix of finite numbers that can be inverted")
+            return [Hypothesis(matrix, 0.0)]
+        if init == "identity":
+            return [Hypothesis(np.eye(3), 0.0)]
+        if init == "center":
+            return [Hypothesis(centre, 0.0)]
+        shifts = self.shifts()
+        if init == "phase":
+            return shifts
+        starts = [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
+        alike = sum(h.score > _ALIKE * shifts[0].score for h in shifts)
+        return distinct(starts, self.size_hw, _BASIN * max(self.size_hw), max(_CHEAP, alike))
+
+    def shifts(self) -> list[Hypothesis]:
+        """The best shifts at no rotation: of texture that repeats, those a few periods away as well."""
+        span = full_range("translate", 0, 1, False)
+        if self.model.name != "translate":
+            return self._search(span, peaks=3)
+        return self._search(span, peaks=_PERIODS, apart=_FINE_GRID, count=_PERIODS)
+
+    def by_spots(self) -> list[Hypothesis]:
+        """Where the bright points of the pictures make one pattern; nowhere, where they show other things."""
+        began = time.perf_counter()
+        fixed, moving = (spots.detected(*picture.at(self._base)) for picture in (self._fixed, self._moving))
+        found = [] if fixed is None or moving is None else spots.matched(fixed, moving, self.model, self.span())
+        full = self._at_full_size(found)
+        self._spent("start", began)
+        return full
+
+    def full_search(self) -> list[Hypothesis]:
+        """Hypotheses over the whole range of the model and the bounds."""
+        span = self.span()
+        return self._search(span, peaks=1 if len(span.rotations_deg) > 4 else 6)
+
+    def span(self) -> Range:
+        """The whole range of the model and the bounds."""
+        w = self._wanted
+        furthest = 180.0 if w.max_rotation is None else w.max_rotation
+        return full_range(w.model, furthest, w.max_scale or 2.0, w.allow_mirror)
+
+    def _search(
+        self, span: Range, peaks: int, apart: float = _GRID, count: int = _STARTS, contrast: bool = False
+    ) -> list[Hypothesis]:
+        began = time.perf_counter()
+        full = self._at_full_size(search(self._levels, span, peaks=peaks, contrast=contrast))
+        best = distinct(full, self.size_hw, apart * math.hypot(*self.size_hw), count)
+        self._spent("start", began)
+        return best
+
+    def _at_full_size(self, found: list[Hypothesis]) -> list[Hypothesis]:
+        """Hypotheses of the base level in full-size pixels, those within the bounds."""
+        level = level_from_full(self._base)
+        full = (Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found)
+        return [h for h in full if allowed(self._wanted, h.moving_from_fixed, self.size_hw)]
+
+
+def is_automatic(init: Any) -> bool:
+    """Whether it is left to the engine where to start."""
+    return isinstance(init, str) and init == "auto"
