@@ -215,7 +215,7 @@ class Pair:
         There all edges agree, and every part of the pictures.
         """
         answers = [answer]
-        while len(answers) < _ANSWERS and self.repeats and not _hardly_differ(answers[-1].polished):
+        while len(answers) < _ANSWERS and not _hardly_differ(answers[-1].polished) and self.repeats:
             known = answers[-1]
             beside = self.periods(known)
             if beside is None:
