@@ -40,9 +40,9 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
         with torch.no_grad():
             pair = Pair(plane(p.fixed, None, cpu, "fixed"), plane(p.moving, None, cpu, "moving"), wanted)
             seen: list[Hypothesis] = []
-            for starts, wide in pair.starts.attempts("auto"):
-                candidate = pair.candidate(starts, wide=wide)
-                if candidate is None or not pair.is_new(candidate, seen):
+            for attempt in (a for a in pair.starts.attempts("auto") if not a.close):
+                candidate = pair.candidate(attempt.starts, wide=attempt.wide)
+                if candidate is None or not pair.is_apart(candidate.ranked[0], seen):
                     continue
                 seen.append(candidate.ranked[0])
                 answer = pair.answer(candidate)

@@ -22,15 +22,17 @@ from imgalign.levels import Levels
 from imgalign.periods import repeats
 from imgalign.plane import Plane, even_reduction
 from imgalign.polish import Polished
-from imgalign.search import Hypothesis, allowed
+from imgalign.search import SEARCH_PIXELS, Hypothesis, allowed
 from imgalign.starts import Starts, is_automatic
-from imgalign.transforms import corner_distance, get_model, local_scale
+from imgalign.transforms import get_model, local_scale
 from imgalign.wanted import Wanted
 
 _BASE_PIXELS = 5e5  # up to this size a picture is first polished as it is; above it, reduced
 _ENOUGH_PIXELS = 2.6e5  # of the level that a larger picture is first looked at on: half a thousand a side
+_CLOSER_PIXELS = 256  # of the longer side of the coarsest level, where detail may be all that there is
 _FAR = 3.0  # pixels of the base level: from so far away it is not worth more than blurred pictures yet
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
+_EXACT = 2.0  # pixels of the base level: keypoints know a place as well
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
@@ -69,10 +71,22 @@ class Answer:
 class Pair:
     """One pair of pictures on its way from starts to an answer; keeps what several attempts share.
 
-    `between` is called between its stages.
+    Args:
+        fixed: The picture that stays.
+        moving: The other.
+        wanted: What was asked for.
+        between: Called between its stages.
+        coarsest: Pixels of the longer side of the ladder's coarsest level.
     """
 
-    def __init__(self, fixed: Plane, moving: Plane, wanted: Wanted, between: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        fixed: Plane,
+        moving: Plane,
+        wanted: Wanted,
+        between: Callable[[], None] = lambda: None,
+        coarsest: int = SEARCH_PIXELS,
+    ) -> None:
         self.fixed, self.moving, self.wanted, self.between = fixed, moving, wanted, between
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
@@ -81,7 +95,7 @@ class Pair:
         shortest = min(*fixed.size_hw, *moving.size_hw)
         self.base = min(self.base, 2 * (shortest // 64) or 1)
         self.levels = Levels(fixed.at(self.base), moving.at(self.base))
-        self.ladder = Ladder(self.levels, self.base)
+        self.ladder = Ladder(self.levels, self.base, coarsest)
         self.finish = Finish(fixed, moving, wanted, self.ladder, self.base, between)
         self.near = _LIKE * max(self.size_hw)
         self.outdone: list[Hypothesis] = []
@@ -98,9 +112,21 @@ class Pair:
         answers: list[Answer] = []
         waiting: list[Candidate] = []
         seen: list[Hypothesis] = []
-        for number, (starts, wide) in enumerate(self.starts.attempts(init)):
-            candidate = self.candidate(starts, wide=wide)
-            if candidate is None or not self.is_new(candidate, [*seen, *self.outdone]):
+        matched: list[Hypothesis] = []
+        closer: Answer | None = None
+        for number, attempt in enumerate(self.starts.attempts(init)):
+            if attempt.close:
+                if self.repeats:  # its places were told apart by all there is to see
+                    continue
+                # Where the ladder stays with such a place, its levels show something of it.
+                matched = attempt.starts
+                led_away = [h for h in matched if self.is_apart(h, seen, _EXACT * self.base)]
+                closer = self.closer.best_from(led_away)
+                if closer is not None and closer.probability >= _SURE:
+                    return closer
+                continue
+            candidate = self.candidate(attempt.starts, wide=attempt.wide)
+            if candidate is None or not self.is_apart(candidate.ranked[0], [*seen, *self.outdone]):
                 continue
             seen.append(candidate.ranked[0])
             waiting = sorted([*waiting, candidate], key=lambda c: c.promise)
@@ -115,7 +141,24 @@ class Pair:
                     return best
         if waiting and (not answers or self.foremost(answers, waiting).probability < self.wanted.trust):
             answers.append(self.answer(waiting.pop()))
-        return self.foremost(answers, waiting) if answers else None
+        found = [self.foremost(answers, waiting)] if answers else []
+        if closer is None and all(a.probability < self.wanted.trust for a in found):
+            closer = self.closer.best_from(matched[:1])
+        return max(found + ([closer] if closer else []), key=lambda a: a.probability, default=None)
+
+    def best_from(self, starts: list[Hypothesis]) -> Answer | None:
+        """The answer from some starts, if it is promising."""
+        candidate = self.candidate(starts, wide=False) if starts else None
+        if candidate is None or candidate.promise < _PROMISING:
+            return None
+        return self.foremost(self.with_periods(self.answer(candidate)), [])
+
+    @cached_property
+    def closer(self) -> "Pair":
+        """The same pair on a ladder of finer levels."""
+        closer = Pair(self.fixed, self.moving, self.wanted, self.between, _CLOSER_PIXELS)
+        closer.seconds = self.seconds
+        return closer
 
     def foremost(self, answers: list[Answer], waiting: list[Candidate]) -> Answer:
         """The most probable of some answers, when each knows of the others and of what was not polished."""
@@ -127,14 +170,14 @@ class Pair:
             (replace(a, probability=verdict.probability(a.evidence)) for a in known), key=lambda a: a.probability
         )
 
-    def is_new(self, candidate: Candidate, seen: list[Hypothesis]) -> bool:
-        """Whether a candidate lies apart from all that were seen before."""
-        first = candidate.ranked[0].moving_from_fixed
-        return all(corner_distance(first, h.moving_from_fixed, self.size_hw) > self.near for h in seen)
+    def is_apart(self, place: Hypothesis, others: list[Hypothesis], px: float | None = None) -> bool:
+        """Whether a place lies apart from all others: by more than so many pixels, or than makes two starts of it."""
+        least = self.near if px is None else px
+        return all(self.finish.apart(place, other) > least for other in others)
 
     def is_outdone(self, place: Hypothesis) -> bool:
         """Whether full detail has told already that another place fits far better."""
-        return any(self.finish.apart(place, other) <= self.near for other in self.outdone)
+        return not self.is_apart(place, self.outdone)
 
     def candidate(self, starts: list[Hypothesis], *, wide: bool) -> Candidate | None:
         """The best that the ladder makes of some starts."""
@@ -222,7 +265,7 @@ class Pair:
                 break
             first = beside.ranked[0]
             same = self.finish.apart(first, known.place) <= self.near
-            if not same and first.score > _RIVAL * known.score and self.is_new(beside, [a.place for a in answers]):
+            if not same and first.score > _RIVAL * known.score and self.is_apart(first, [a.place for a in answers]):
                 answers.append(self.answer(beside))
                 continue
             place = first if same else known.place

@@ -93,11 +93,12 @@ class Ladder:
     Args:
         levels: Of two pictures, reduced or not.
         reduction: Full-size pixels per pixel of both.
+        pixels: Of the longer side of the coarsest level.
     """
 
-    def __init__(self, levels: Levels, reduction: int) -> None:
+    def __init__(self, levels: Levels, reduction: int, pixels: int = SEARCH_PIXELS) -> None:
         self._levels, self._reduction = levels, reduction
-        coarsest = max(1.0, levels.longest / SEARCH_PIXELS)
+        coarsest = max(1.0, levels.longest / pixels)
         steps = [max(1.0, coarsest / 2**k) for k in range(_LEVELS)]
         self.reductions = list(dict.fromkeys(steps))
         self._rungs: dict[tuple[float, int, float], Rung] = {}

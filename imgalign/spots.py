@@ -179,10 +179,10 @@ class _Near:
         h, w = self._size_hw
         on_it = (x >= 0) & (y >= 0) & (x <= w - 1) & (y <= h - 1)
         row, column = (np.where(on_it, at / self._cell, 0).astype(np.intp) for at in (y, x))
-        return _surprise((self._near[row, column] & on_it).sum(1), on_it.sum(1), self._chance)
+        return surprise((self._near[row, column] & on_it).sum(1), on_it.sum(1), self._chance)
 
 
-def _surprise(met: NDArray[np.intp], of: NDArray[np.intp], chance: float) -> Float:
+def surprise(met: NDArray[np.intp], of: NDArray[np.intp], chance: float) -> Float:
     """Minus the logarithm of Chernoff's bound on the probability that so many meet by chance; 0 for no more than that.
 
     Source: Desolneux, Moisan and Morel 2008, From Gestalt Theory to Image Analysis, section 4.
@@ -212,7 +212,7 @@ def _fitted(fixed: Spots, moving: Spots, moving_from_fixed: Matrix3, model: Mode
             matrix = fit(stage, fixed.points[here], moving.points[there])
     here, _, of = _meeting(fixed, moving, matrix, _EXACT_PX)
     chance = min(0.5, len(moving) * math.pi * _EXACT_PX**2 / math.prod(moving.size_hw))
-    return Hypothesis(matrix, float(_surprise(np.array(len(here)), np.array(of), chance)))
+    return Hypothesis(matrix, float(surprise(np.array(len(here)), np.array(of), chance)))
 
 
 def _meeting(

@@ -6,11 +6,11 @@ identity, centres, best shifts -> every rotation and scale -> patterns of bright
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgalign import spots
+from imgalign import keypoints, matches, spots
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import level_from_full
@@ -18,7 +18,7 @@ from imgalign.decompose import decompose
 from imgalign.errors import OptionError
 from imgalign.levels import Levels
 from imgalign.plane import Plane
-from imgalign.search import Hypothesis, Range, allowed, distinct, full_range, search
+from imgalign.search import SEARCH_PIXELS, Hypothesis, Range, allowed, distinct, full_range, search
 from imgalign.transforms import corner_distance, get_model, local_scale
 from imgalign.wanted import Wanted
 
@@ -27,6 +27,21 @@ _GRID, _FINE_GRID = 0.06, 0.03  # of the diagonal: hypotheses nearer to each oth
 _STARTS, _PERIODS = 12, 24  # that are kept of a search, and of one for shifts alone
 _CHEAP, _ALIKE = 5, 0.8  # of them are refined first, and all whose scores are such a share of the best one's
 _FIT = 0.7  # of the best score at the rotation and scale of an answer: from there on a shift may be the right one
+_CLOSE = 2.5  # times the pixels of the search: a larger picture has more detail than the ladder's last level
+
+
+class Attempt(NamedTuple):
+    """A set of starts, and how to go on from there.
+
+    Attributes:
+        starts: Full-size matrices.
+        wide: Descend from blurred pictures as well.
+        close: On finer levels than the usual ones: detail may be all that there is.
+    """
+
+    starts: list[Hypothesis]
+    wide: bool = False
+    close: bool = False
 
 
 class Starts:
@@ -55,21 +70,25 @@ class Starts:
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
 
-    def attempts(self, init: Any) -> Iterator[tuple[list[Hypothesis], bool]]:
-        """Sets of starts, each dearer than the one before and made only when asked for; and whether to look wide."""
+    def attempts(self, init: Any) -> Iterator[Attempt]:
+        """Sets of starts, each dearer than the one before and made only when asked for."""
         auto = is_automatic(init)
         cheap = self.cheap(init)
-        yield cheap, not auto
+        yield Attempt(cheap, wide=not auto)
         if not auto:
             return
+        if patterns := self.by_keypoints():
+            yield Attempt(patterns)
+            if self._levels.longest > _CLOSE * SEARCH_PIXELS:
+                yield Attempt(patterns, close=True)
         found = cheap
         if self.model.name != "translate" or self._wanted.allow_mirror:
             found = self.full_search()
-            yield found, False
+            yield Attempt(found)
         # Cheaper than that search, but most pictures show no spots, and most of those that do are found without.
         if patterns := self.by_spots():
-            yield patterns, False
-        yield found, True
+            yield Attempt(patterns)
+        yield Attempt(found, wide=True)
 
     def beside(self, moving_from_fixed: Matrix3) -> list[Hypothesis]:
         """All shifts at the rotation and scale of an answer, and quarter turns on, that fit about as well.
@@ -116,6 +135,21 @@ class Starts:
         if self.model.name != "translate":
             return self._search(span, peaks=3)
         return self._search(span, peaks=_PERIODS, apart=_FINE_GRID, count=_PERIODS)
+
+    def by_keypoints(self) -> list[Hypothesis]:
+        """Where most blobs that look alike lie on each other; nowhere, where that is no surprise."""
+        began = time.perf_counter()
+        (image, weight), there = (picture.at(self._base) for picture in (self._fixed, self._moving))
+        moving = keypoints.detected(*there)
+        found = matches.matched(keypoints.detected(image, weight), moving, self.model)
+        if self._wanted.allow_mirror:
+            flip = np.array([[-1, 0, image.shape[-1] - 1], [0, 1, 0], [0, 0, 1.0]])
+            flipped = keypoints.detected(image.flip(-1), weight.flip(-1))
+            mirrored = matches.matched(flipped, moving, self.model)
+            found += [Hypothesis(h.moving_from_fixed @ flip, h.score) for h in mirrored]
+        full = self._at_full_size(sorted(found, key=lambda h: -h.score))
+        self._spent("start", began)
+        return full
 
     def by_spots(self) -> list[Hypothesis]:
         """Where the bright points of the pictures make one pattern; nowhere, where they show other things."""

@@ -165,3 +165,24 @@ def test_tiles_are_laid_where_the_user_starts():
     pictures = [p + 0.03 * rng.normal(size=size) for p in pair(shaded(5, 0.0), size, truth)]
     found = align(*pictures, model="rigid", init=truth @ about_centre(size, shift=(2, -1)))
     assert corner_error(found.moving_from_fixed, truth, size) < 0.1
+
+
+def fine_texture(side, seed):
+    """Noise of waves between three and seven pixels long: of it nothing is left on the levels of the ladder."""
+    fy, fx = np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)
+    band = (np.hypot(fy, fx) > 0.15) & (np.hypot(fy, fx) < 0.3)
+    noise = np.fft.fft2(np.random.default_rng(seed).normal(size=(side, side)))
+    return np.fft.ifft2(noise * band).real
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_detail_alone_is_enough(turns):
+    """Cut and turned by whole pixels and right angles, so that the truth needs no interpolation."""
+    side, texture = 640, fine_texture(800, 3)
+    fixed, moving = texture[100 : 100 + side, 60 : 60 + side], texture[141 : 141 + side, 37 : 37 + side]
+    truth = about_centre((side, side), angle_deg=-90 * turns) @ about_centre((side, side), shift=(23, -41))
+    rng = np.random.default_rng(4)
+    noisy = (x + 0.05 * texture.std() * rng.normal(size=x.shape) for x in (fixed, np.rot90(moving, turns)))
+    found = align(*noisy, model="similarity")
+    assert found.trusted
+    assert corner_error(found.moving_from_fixed, truth, (side, side)) < 0.02

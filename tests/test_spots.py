@@ -11,7 +11,7 @@ from scipy import stats
 from imgalign import align
 from imgalign.decompose import mapped
 from imgalign.search import full_range
-from imgalign.spots import Spots, _surprise, detected, matched
+from imgalign.spots import Spots, detected, matched, surprise
 from imgalign.transforms import MODELS, get_model
 
 SIZE = (220, 260)
@@ -130,9 +130,9 @@ def test_patterns_outside_the_range_are_not_found(rotation_deg, scale):
     assert corner_error(inside[0].moving_from_fixed, truth, SIZE) < 1
 
 
-def test_a_surprise_bounds_the_binomial_tail():
+def test_asurprise_bounds_the_binomial_tail():
     met, of, chance = np.array([0, 2, 5, 9, 20]), np.array([20, 20, 20, 20, 20]), 0.1
-    nats = _surprise(met, of, chance)
+    nats = surprise(met, of, chance)
     tail = stats.binom.sf(met - 1, of, chance)
     assert nats[0] == nats[1] == 0  # no more than chance brings
     assert (np.exp(-nats[2:]) >= tail[2:] * (1 - 1e-9)).all()
