@@ -112,46 +112,46 @@ class Pair:
         answers: list[Answer] = []
         waiting: list[Candidate] = []
         seen: list[Hypothesis] = []
-        matched: list[Hypothesis] = []
-        closer: Answer | None = None
-        for number, attempt in enumerate(self.starts.attempts(init)):
+        close: list[Answer] = []
+        for attempt in self.starts.attempts(init):
             if attempt.close:
-                if self.repeats:  # its places were told apart by all there is to see
-                    continue
-                # Where the ladder stays with such a place, its levels show something of it.
-                matched = attempt.starts
-                led_away = [h for h in matched if self.is_apart(h, seen, _EXACT * self.base)]
-                closer = self.closer.best_from(led_away)
-                if closer is not None and closer.probability >= _SURE:
-                    return closer
+                close = self.closely(attempt.starts, seen)
+                if close and close[0].probability >= _SURE:
+                    return close[0]
                 continue
             candidate = self.candidate(attempt.starts, wide=attempt.wide)
-            if candidate is None or not self.is_apart(candidate.ranked[0], [*seen, *self.outdone]):
-                continue
-            seen.append(candidate.ranked[0])
-            waiting = sorted([*waiting, candidate], key=lambda c: c.promise)
+            if candidate is not None and self.is_apart(candidate.ranked[0], [*seen, *self.outdone]):
+                seen.append(candidate.ranked[0])
+                waiting = sorted([*waiting, candidate], key=lambda c: c.promise)
             # To polish what is not promising takes longer than to look for something better.
-            if waiting[-1].promise >= _PROMISING:
+            if waiting and waiting[-1].promise >= _PROMISING:
                 answer = self.answer(waiting.pop())
                 answers += self.with_periods(answer) if is_automatic(init) else [answer]
+            if answers:
                 best = self.foremost(answers, waiting)
                 # What repeats may agree elsewhere just as well: of that only a good fit is enough without a search.
-                enough = number > 0 or best.polished.correlation > _EXPLAINED or not self.repeats
+                enough = attempt.searched or best.polished.correlation > _EXPLAINED or not self.repeats
                 if best.probability >= _SURE and enough:
                     return best
         if waiting and (not answers or self.foremost(answers, waiting).probability < self.wanted.trust):
             answers.append(self.answer(waiting.pop()))
-        found = [self.foremost(answers, waiting)] if answers else []
-        if closer is None and all(a.probability < self.wanted.trust for a in found):
-            closer = self.closer.best_from(matched[:1])
-        return max(found + ([closer] if closer else []), key=lambda a: a.probability, default=None)
+        if answers:
+            close.append(self.foremost(answers, waiting))
+        return max(close, key=lambda answer: answer.probability, default=None)
 
-    def best_from(self, starts: list[Hypothesis]) -> Answer | None:
-        """The answer from some starts, if it is promising."""
-        candidate = self.candidate(starts, wide=False) if starts else None
+    def closely(self, places: list[Hypothesis], seen: list[Hypothesis]) -> list[Answer]:
+        """What finer levels make of places that keypoints know, if it is promising; all by itself, or nothing.
+
+        Where the ladder stayed with such a place, its levels show something of it. Where texture repeats, its places
+        are told apart by all there is to see.
+        """
+        led_away = [h for h in places if self.is_apart(h, seen, _EXACT * self.base)]
+        if self.repeats or not led_away:
+            return []
+        candidate = self.closer.candidate(led_away, wide=False)
         if candidate is None or candidate.promise < _PROMISING:
-            return None
-        return self.foremost(self.with_periods(self.answer(candidate)), [])
+            return []
+        return [self.closer.foremost([self.closer.answer(candidate)], [])]
 
     @cached_property
     def closer(self) -> "Pair":
@@ -263,10 +263,13 @@ class Pair:
             beside = self.periods(known)
             if beside is None:
                 break
-            first = beside.ranked[0]
+            first, places = beside.ranked[0], [a.place for a in answers]
             same = self.finish.apart(first, known.place) <= self.near
-            if not same and first.score > _RIVAL * known.score and self.is_apart(first, [a.place for a in answers]):
-                answers.append(self.answer(beside))
+            if not same and first.score > _RIVAL * known.score and self.is_apart(first, places):
+                other = self.answer(beside)
+                if not self.is_apart(other.place, places):
+                    break
+                answers.append(other)
                 continue
             place = first if same else known.place
             evidence = verdict.beside(known.evidence, place, beside.ranked, self.size_hw)

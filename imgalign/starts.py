@@ -37,11 +37,13 @@ class Attempt(NamedTuple):
         starts: Full-size matrices.
         wide: Descend from blurred pictures as well.
         close: On finer levels than the usual ones: detail may be all that there is.
+        searched: With these, all that is left open has been looked at.
     """
 
     starts: list[Hypothesis]
     wide: bool = False
     close: bool = False
+    searched: bool = False
 
 
 class Starts:
@@ -73,22 +75,23 @@ class Starts:
     def attempts(self, init: Any) -> Iterator[Attempt]:
         """Sets of starts, each dearer than the one before and made only when asked for."""
         auto = is_automatic(init)
+        shifts_alone = self.model.name == "translate" and not self._wanted.allow_mirror
         cheap = self.cheap(init)
-        yield Attempt(cheap, wide=not auto)
+        yield Attempt(cheap, wide=not auto, searched=shifts_alone or not auto)
         if not auto:
             return
         if patterns := self.by_keypoints():
-            yield Attempt(patterns)
+            yield Attempt(patterns, searched=shifts_alone)
             if self._levels.longest > _CLOSE * SEARCH_PIXELS:
                 yield Attempt(patterns, close=True)
         found = cheap
-        if self.model.name != "translate" or self._wanted.allow_mirror:
+        if not shifts_alone:
             found = self.full_search()
-            yield Attempt(found)
+            yield Attempt(found, searched=True)
         # Cheaper than that search, but most pictures show no spots, and most of those that do are found without.
         if patterns := self.by_spots():
-            yield Attempt(patterns)
-        yield Attempt(found, wide=True)
+            yield Attempt(patterns, searched=True)
+        yield Attempt(found, wide=True, searched=True)
 
     def beside(self, moving_from_fixed: Matrix3) -> list[Hypothesis]:
         """All shifts at the rotation and scale of an answer, and quarter turns on, that fit about as well.
