@@ -96,6 +96,7 @@ class Pair:
         self.base = min(self.base, 2 * (shortest // 64) or 1)
         self.levels = Levels(fixed.at(self.base), moving.at(self.base))
         self.ladder = Ladder(self.levels, self.base, coarsest)
+        self.finer = Ladder(self.levels, self.base).middle / self.ladder.middle  # than the usual ladder
         self.finish = Finish(fixed, moving, wanted, self.ladder, self.base, between)
         self.near = _LIKE * max(self.size_hw)
         self.outdone: list[Hypothesis] = []
@@ -332,14 +333,14 @@ class Pair:
     @property
     def judged_at(self) -> float:
         """Full-size pixels per pixel of the middle level, on which answers are judged."""
-        return self.base * self.ladder.reductions[min(1, len(self.ladder.reductions) - 1)]
+        return self.base * self.ladder.middle
 
     def judge(self, ranked: list[Hypothesis]) -> verdict.Evidence:
         """Evidence for and against the first of some hypotheses, on a middle level."""
         began = time.perf_counter()
         answer = ranked[0].moving_from_fixed
         rung = self.ladder.rung(self.judged_at / self.base, local_scale(answer, self.size_hw))
-        evidence = verdict.collect(rung.problem, rung.to_level(answer), ranked, self.size_hw)
+        evidence = verdict.collect(rung.problem, rung.to_level(answer), ranked, self.size_hw, self.finer)
         self.spent("verdict", began)
         return evidence
 

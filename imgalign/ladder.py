@@ -103,6 +103,11 @@ class Ladder:
         self.reductions = list(dict.fromkeys(steps))
         self._rungs: dict[tuple[float, int, float], Rung] = {}
 
+    @property
+    def middle(self) -> float:
+        """Reduction of the level on which answers are judged."""
+        return self.reductions[min(1, len(self.reductions) - 1)]
+
     def rung(self, reduction: float, scale: float, blur_sigma: float = 0.0) -> Rung:
         """Feature pictures at a reduction of the given ones, the finer of the two reduced to the other's density."""
         octave = round(2 * math.log2(scale))

@@ -140,7 +140,9 @@ def _logistic(evidence: Evidence, intercept: float, weights: dict[str, float]) -
     return 1 / (1 + math.exp(-max(-40.0, min(x, 40.0))))
 
 
-def collect(problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], size_hw: tuple[int, int]) -> Evidence:
+def collect(
+    problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], size_hw: tuple[int, int], finer: float = 1.0
+) -> Evidence:
     """Look at an answer afresh, before its error and its correlation on the finest level are known.
 
     Args:
@@ -148,17 +150,19 @@ def collect(problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], s
         level_matrix: The answer in pixels of that level.
         ranked: All that were refined, with scores of one level; the first is the answer.
         size_hw: Of the fixed picture.
+        finer: How many times as fine the level is as those that the regression knows: of as much agreement it counts as
+            many times the standard deviations.
     """
     seen = _agreement(problem, level_matrix)
     evidence = Evidence(
-        peak=seen.peak,
+        peak=seen.peak / finer,
         parts=seen.parts,
         right_px=min(3.0, 0.01 * math.hypot(*size_hw)),
         overlap=seen.overlap,
         margin=_ALONE,
         correlation=seen.likeness,
         likeness=seen.likeness,
-        strength=math.log(max(seen.likeness, 1e-3) * math.sqrt(max(seen.pixels, 1.0))),
+        strength=math.log(max(seen.likeness, 1e-3) * math.sqrt(max(seen.pixels, 1.0)) / finer),
         slide_deg=seen.slide_deg,
     )
     return beside(evidence, ranked[0], ranked[1:], size_hw)
