@@ -9,10 +9,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from imgalign.decompose import mapped
+from imgalign._types import Matrix3
+from imgalign.decompose import Float, mapped
 from imgalign.keypoints import Keypoints
 from imgalign.search import Hypothesis
-from imgalign.spots import surprise
+from imgalign.spots import similarity, surprise
 from imgalign.transforms import MODELS, Model, fit
 
 _BETTER = 0.88  # of the distance to the next best description elsewhere
@@ -25,6 +26,7 @@ _OWN_SCALE, _OWN_DEG = 1.6, 30.0  # by which two matches may differ from what ea
 _NEAR = 0.02  # of the longer side: a match agrees that comes so near, and
 _EXACT_PX = 3.0  # so near when the model is fitted
 _ROUNDS, _TIGHTER = 4, 0.7  # of fits with each model, from the simplest on; each believes only matches so much nearer
+_SIMPLER = {"affine": ("similarity",), "homography": ("similarity", "affine")}
 _KEPT = 3  # places
 
 
@@ -65,38 +67,48 @@ def _alike(fixed: Keypoints, moving: Keypoints) -> tuple[NDArray[np.intp], NDArr
 def _laid(
     fixed: Keypoints, moving: Keypoints, here: NDArray[np.intp], there: NDArray[np.intp], model: Model
 ) -> tuple[list[Hypothesis], NDArray[np.bool_]]:
-    """The place that most matches agree with, and which do; none where it is no surprise.
-
-    A homography of few matches leads astray where there are none: the affine place is handed on behind it.
-    """
+    """The place that most matches agree with, and which do; none where it is no surprise."""
     p, q = fixed.points[here], moving.points[there]
     a, b = (np.asarray(points @ [1, 1j], complex) for points in (p, q))
     own = moving.sizes[there] / fixed.sizes[here] * np.exp(1j * (moving.angles[there] - fixed.angles[here]))
     turn, shift = _similarities(a, b, own, _LONG * max(fixed.size_hw), model)
-    agree = np.zeros(len(p), bool)
     if len(turn) == 0:
-        return [], agree
+        return [], np.zeros(len(p), bool)
     reach = _NEAR * max(*fixed.size_hw, *moving.size_hw)
     some = slice(None, None, -(-len(a) // _ASKED))
     count = (np.abs(turn[:, None] * a[some] + shift[:, None] - b[some]) < reach).sum(1)
     first = int(count.argmax())
-    c, s = turn[first].real, turn[first].imag
-    matrix = np.array([[c, -s, shift[first].real], [s, c, shift[first].imag], [0, 0, 1.0]])
-    simple = [MODELS["similarity"], MODELS["affine"]] if model.name in ("affine", "homography") else []
+    fitted = _fitted(p, q, similarity(turn[first], shift[first]), reach, model)
     chance = math.pi * _EXACT_PX**2 / math.prod(moving.size_hw)
+    agree = np.zeros(len(p), bool)
     places: list[Hypothesis] = []
-    for stage in [*simple, model]:
+    for matrix in fitted:
+        agree = _agreeing(p, q, matrix, _EXACT_PX)
+        nats = float(surprise(np.array(agree.sum()), np.array(len(p)), chance)) - math.log(len(turn))
+        places.insert(0, Hypothesis(matrix, nats))
+    return (places if places and places[0].score > 0 else []), agree
+
+
+def _fitted(p: Float, q: Float, matrix: Matrix3, reach: float, model: Model) -> list[Matrix3]:
+    """A model fitted to the matches that agree, from far to near; nothing where too few do.
+
+    A homography of few matches leads astray where there are none: before it stands the affine one.
+    """
+    fitted: list[Matrix3] = []
+    for stage in [*(MODELS[name] for name in _SIMPLER.get(model.name, ())), model]:
         for _ in range(_ROUNDS):
-            agree = np.linalg.norm(mapped(matrix, p) - q, axis=1) < reach
+            agree = _agreeing(p, q, matrix, reach)
             if agree.sum() < max(_FEWEST, stage.parameter_count):
-                return [], agree
+                return []
             matrix = fit(stage, p[agree], q[agree])
             reach = max(_TIGHTER * reach, _EXACT_PX)
-        agree = np.linalg.norm(mapped(matrix, p) - q, axis=1) < _EXACT_PX
-        nats = float(surprise(np.array(agree.sum()), np.array(len(p)), chance)) - math.log(len(turn))
         if stage is model or stage.name == "affine":
-            places.insert(0, Hypothesis(matrix, nats))
-    return (places if nats > 0 else []), agree
+            fitted.append(matrix)
+    return fitted
+
+
+def _agreeing(p: Float, q: Float, matrix: Matrix3, reach: float) -> NDArray[np.bool_]:
+    return np.asarray(np.linalg.norm(mapped(matrix, p) - q, axis=1) < reach)
 
 
 def _similarities(

@@ -143,7 +143,7 @@ def _laid(fixed: Spots, moving: Spots, model: Model, span: Range) -> tuple[list[
         score = near.score(turn[:, None] * here + shift[:, None])
         tried += len(turn)
         top = int(score.argmax())
-        best.append(Hypothesis(_matrix(turn[top], shift[top]), float(score[top])))
+        best.append(Hypothesis(similarity(turn[top], shift[top]), float(score[top])))
     return sorted(best, key=lambda h: -h.score), tried
 
 
@@ -194,8 +194,8 @@ def surprise(met: NDArray[np.intp], of: NDArray[np.intp], chance: float) -> Floa
     return np.where(share > chance, nats, 0.0)
 
 
-def _matrix(turn: complex, shift: complex) -> Matrix3:
-    """`z -> turn z + shift`."""
+def similarity(turn: complex, shift: complex) -> Matrix3:
+    """The matrix of `z -> turn z + shift`, points being numbers `x + iy`."""
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag], [0, 0, 1.0]])
 
 
