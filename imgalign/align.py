@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgalign import surround, verdict
+from imgalign import overlays, surround, verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import lattice, level_from_full
@@ -211,19 +211,22 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
     with watched() as cores:
         began = time.perf_counter()
         pair = Pair(fixed, moving, wanted, between=cores.check)
-        inside = surround.shared(fixed.at(pair.base), moving.at(pair.base))
+        pictures = fixed.at(pair.base), moving.at(pair.base)
+        where, inside = "surrounds", surround.shared(*pictures)
+        if inside is None:
+            where, inside = "lies over", overlays.shared(*pictures)
         pair.spent("start", began)
         if inside is None:
             return _answered(pair, init)
         inner = Pair(fixed.within(inside), moving.within(inside), wanted, between=cores.check)
         inner.seconds = pair.seconds  # of both, if both are aligned
         within = _answered(inner, init)
-        within = replace(within, reasons=(*within.reasons, "what surrounds both pictures alike was left out"))
+        within = replace(within, reasons=(*within.reasons, f"what {where} both pictures alike was left out"))
         if within.trusted:
             return within
         whole = _answered(pair, init)
         if surround.stays(inside, whole.moving_from_fixed, pair.size_hw):
-            why = "what surrounds both pictures at the same place may be all that agrees"
+            why = f"what {where} both pictures at the same place may be all that agrees"
             probability = min(whole.probability, _DOUBTED)
             whole = replace(whole, trusted=probability >= wanted.trust, probability=probability, reasons=(why,))
         return max(within, whole, key=lambda answer: answer.probability)

@@ -1,0 +1,66 @@
+"""What lies over both pictures at the same place: captions, time stamps, scale bars, logos.
+
+Their edges are the strongest and agree to the bit where nothing is moved, so that every start, every level and the
+verdict would rather have it so. Edges that are the same in both pictures, close together, while most others are not,
+are left out of both.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from imgalign._types import Image
+from imgalign.levels import Masked
+from imgalign.masks import is_whole
+from imgalign.neighbours import largest
+from imgalign.pyramid import blur
+from imgalign.surround import Region
+
+_STRONG = 0.2  # of the range of values: a step from one pixel to the next that is an edge
+_SAME = 0.2  # of a step, by which the other picture's may differ
+_REACH = 4.0  # looked at pixels: standard deviation of a neighbourhood
+_TOGETHER = 0.7  # of the edges around that must be the same
+_FEWEST = 30  # edges that are the same, of looked at pixels: fewer are chance
+_ELSEWHERE = 0.2  # of the edges elsewhere that may be the same: where more are, the pictures lie on each other
+_MOST = 0.4  # of the picture
+
+
+def shared(fixed: Masked, moving: Masked) -> Region | None:
+    """Where nothing lies over both pictures alike, `(h, w)` at half their size; None for everywhere.
+
+    Args:
+        fixed: Picture `(1, 1, H, W)` and mask; with a mask somebody has said already what counts.
+        moving: The same of the other.
+    """
+    if fixed[0].shape != moving[0].shape or not (is_whole(fixed[1]) and is_whole(moving[1])):
+        return None
+    one = _steps(fixed[0])
+    strong = np.flatnonzero(_squares(one) > _STRONG**2)
+    if len(strong) < _FEWEST:
+        return None
+    other = _steps(moving[0])
+    one_there, other_there = (x.reshape(2, -1)[:, strong] for x in (one, other))
+    if (_squares(one_there - other_there) < _SAME**2 * _squares(one_there)).sum() < _FEWEST:
+        return None  # as a rule
+    strength = np.maximum(_squares(one), _squares(other))
+    edge = strength > _STRONG**2
+    same = edge & (_squares(one - other) < _SAME**2 * strength)
+    near_same, near_edge = (blur(torch.from_numpy(x.astype(np.float32))[None, None], _REACH) for x in (same, edge))
+    together = (near_same > _TOGETHER * near_edge) & torch.from_numpy(same)
+    over = largest(together.float(), round(2 * _REACH))[0, 0].numpy() > 0
+    if same[over].sum() < _FEWEST or over.mean() > _MOST or same[~over].sum() > _ELSEWHERE * edge[~over].sum():
+        return None
+    return np.asarray(~over)
+
+
+def _squares(steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(steps[0] * steps[0] + steps[1] * steps[1])
+
+
+def _steps(image: Image) -> NDArray[np.float32]:
+    """Steps to the next pixel along x and y of every second pixel, `(2, h, w)`, in ranges of its values."""
+    values = image[0, 0].cpu().numpy()
+    h, w = (n - n % 2 for n in values.shape)
+    here, right, below = values[:h:2, :w:2], values[:h:2, 1:w:2], values[1:h:2, :w:2]
+    low, high = here.min(), here.max()
+    return np.asarray(np.stack([right - here, below - here]) / max(high - low, 1e-12))
