@@ -15,6 +15,11 @@ Masked: TypeAlias = tuple[Image, Weight]
 """A picture, `(1, C, H, W)`, and its mask."""
 
 
+def on_one_grid(fixed: Masked, moving: Masked) -> bool:
+    """Whether two pictures are of one size and have all their pixels, so that these may be compared one by one."""
+    return fixed[0].shape == moving[0].shape and is_whole(fixed[1]) and is_whole(moving[1])
+
+
 class Level:
     """Two small pictures, one channel each, and their features."""
 
@@ -22,7 +27,7 @@ class Level:
         (f, of_fixed), (m, of_moving) = fixed, moving
         self._weights = of_fixed, of_moving
         # On so few pixels a second picture takes little longer than one alone.
-        together = f.shape == m.shape and is_whole(of_fixed) and is_whole(of_moving)
+        together = on_one_grid(fixed, moving)
         self._pictures = [(torch.cat([f, m]), of_fixed)] if together else [fixed, moving]
 
     @cached_property

@@ -27,7 +27,7 @@ _NEAR = 0.02  # of the longer side: a match agrees that comes so near, and
 _EXACT_PX = 3.0  # so near when the model is fitted
 _ROUNDS, _TIGHTER = 4, 0.7  # of fits with each model, from the simplest on; each believes only matches so much nearer
 _SIMPLER = {"affine": ("similarity",), "homography": ("similarity", "affine")}
-_KEPT = 3  # places
+_KEPT = 3  # hypotheses, from which on no other place is looked for
 
 
 def matched(fixed: Keypoints, moving: Keypoints, model: Model) -> list[Hypothesis]:

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from imgalign._types import Image
-from imgalign.levels import Masked
-from imgalign.masks import is_whole
+from imgalign.levels import Masked, on_one_grid
 from imgalign.neighbours import largest
 from imgalign.pyramid import blur
 from imgalign.surround import Region
@@ -32,7 +31,7 @@ def shared(fixed: Masked, moving: Masked) -> Region | None:
         fixed: Picture `(1, 1, H, W)` and mask; with a mask somebody has said already what counts.
         moving: The same of the other.
     """
-    if fixed[0].shape != moving[0].shape or not (is_whole(fixed[1]) and is_whole(moving[1])):
+    if not on_one_grid(fixed, moving):
         return None
     one = _steps(fixed[0])
     strong = np.flatnonzero(_squares(one) > _STRONG**2)

@@ -10,7 +10,7 @@ from imgalign.levels import Masked
 from imgalign.neighbours import largest
 from imgalign.sums import total
 
-_ALIKE = 0.5  # correlation of a picture with itself elsewhere: of ten photographs of other things one has as much
+_ALIKE = 0.5  # correlation of a picture with itself elsewhere: some photographs of other things have as much
 _NEAR = 5.0  # pixels: what is as near is like itself because it is smooth
 _PEAK = 2  # pixels around a shift that fits better than its neighbours
 _OVERLAP = 0.3  # of the picture: less says little

@@ -1,6 +1,6 @@
 """Where to start: from what costs next to nothing to all that the model leaves open.
 
-identity, centres, best shifts -> every rotation and scale -> patterns of bright points -> all of it, looked at wider
+identity, centres, best shifts -> keypoints -> every rotation and scale -> patterns of bright points -> all of it, wider
 """
 
 import math

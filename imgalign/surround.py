@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from imgalign._types import Image
 from imgalign.decompose import Float, mapped
-from imgalign.levels import Masked
-from imgalign.masks import is_whole
+from imgalign.levels import Masked, on_one_grid
 from imgalign.neighbours import largest
 from imgalign.pyramid import reduce
 
@@ -39,7 +38,7 @@ def shared(fixed: Masked, moving: Masked) -> Region | None:
         fixed: Picture `(1, 1, H, W)` and mask; with a mask somebody has said already what counts.
         moving: The same of the other.
     """
-    if fixed[0].shape != moving[0].shape or not (is_whole(fixed[1]) and is_whole(moving[1])):
+    if not on_one_grid(fixed, moving):
         return None
     factor = max(1, max(fixed[0].shape[-2:]) // _PIXELS)
     around = []
