@@ -10,15 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from imgalign._types import Floats, Image, Matrices, Matrix3, Weight
+from imgalign.alike import Alike
 from imgalign.coords import lattice, mapped_planes
-from imgalign.masks import mask_or_none
 from imgalign.problem import Problem
-from imgalign.pyramid import gaussian_response
 from imgalign.refine import refine
 from imgalign.sampling import Reader
 from imgalign.sharp import Sharp
-from imgalign.smooth import Smooth, smooth
-from imgalign.spectral import Spectrum, spectrum
 from imgalign.sums import total
 from imgalign.transforms import Model, corner_distance, local_scale
 from imgalign.uncertainty import BlurredNoise, corner_sigma, covariance
@@ -33,6 +30,7 @@ _APART = 3.0  # standard deviations by which the smooth and the sharp answer may
 _CHANCE = 2.0  # standard deviations of the smooth answer by which both differ without a reason
 _OVERSAMPLING = 1.5  # of the spline through the blurred moving picture
 _SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
+_SMOOTH_ROUNDS = 3  # at most
 _NOISY = 0.1  # residual of blurred pictures, in contrasts, from which noise matters
 _OVERLAP_PIXELS = 30_000  # tell it to a thousandth
 _HELD = 0.1  # share by which noise in the gradients may hold a step back; of the predicted error, too
@@ -108,37 +106,27 @@ def polish(
     """
     cutoff = _CUTOFF if robust else math.inf
     size_hw = fixed[0].shape[-2], fixed[0].shape[-1]
-    scale = local_scale(moving_from_fixed, size_hw)
-    often = _OVERSAMPLING if rounds > 1 else 1
-    spectra, blurred = _prepared(fixed, moving, scale, often)
     history: list[float] = []
     descent = _Descent(moving_from_fixed[None], model, cutoff, size_hw, history)
-    sparse = blurred.sparse()
-    tone = None if light is False else sparse.tone(descent.matrix, robust)
-    if tone is not None:
-        fixed, moving = tone.on(fixed, moving)
-        spectra, blurred = _prepared(fixed, moving, scale, often)
-        sparse = blurred.sparse()
-    for _ in range(3):  # the light is learnt from where the transform stands: once it has moved, anew
-        problem = sparse.problem(descent.matrix, light, robust)
-        descent.run(problem, 0.1 * _SETTLED_PX, iterations, step=sparse.step)
-        if descent.moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX) or rounds == 1:
-            break
-    answer = descent.polished(sparse.noise)
+    alike = Alike(fixed, moving, local_scale(moving_from_fixed, size_hw), _OVERSAMPLING if rounds > 1 else 1)
+    if light is not False:
+        alike.tone(descent.matrix, robust)
+    problem = _smoothed(descent, alike, light, robust, rounds, iterations)
+    answer = descent.polished(alike.sparse.noise)
     near = corner_distance(moving_from_fixed, answer.moving_from_fixed, size_hw) <= far_px
     enough, hopeless = answer.white_sigma_px < enough_px, answer.white_sigma_px > hopeless_px
     if rounds > 1 and near and not (enough or hopeless):
-
-        def with_all_pixels() -> Polished:
-            descent.run(blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
-            return descent.polished(blurred.noise)
-
-        # Steps that noise holds back end about where they began: that is then to be as exact as it can.
-        noisy = sparse is not blurred and answer.noise > _NOISY
-        first = with_all_pixels() if noisy else answer
         # What blurred pictures do not show, those with all their noise will not either.
         worth = False if problem.gain is None else light
-        sharp = Sharp(spectra, fixed[1], moving[1], worth, robust)
+        sharp = Sharp(alike.spectra, fixed[1], moving[1], worth, robust)
+
+        def with_all_pixels() -> Polished:
+            descent.run(alike.blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
+            return descent.polished(alike.blurred.noise)
+
+        # Steps that noise holds back end about where they began: that is then to be as exact as it can.
+        noisy = alike.sparse is not alike.blurred and answer.noise > _NOISY
+        first = with_all_pixels() if noisy else answer
         near = _APART * first.white_sigma_px < _ASTRAY_PX
         answer = _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
         if _agrees(first, answer, size_hw):
@@ -146,8 +134,29 @@ def polish(
         else:
             descent.matrix = first.moving_from_fixed[None]
             # The noise of the pictures is what the unblurred ones show.
-            answer = replace(first if noisy or sparse is blurred else with_all_pixels(), noise=answer.noise)
-    return replace(answer, overlap=_overlap(fixed[1], replace(blurred.moving, margin=0.0), answer.moving_from_fixed))
+            known = noisy or alike.sparse is alike.blurred
+            answer = replace(first if known else with_all_pixels(), noise=answer.noise)
+    reader = replace(alike.blurred.moving, margin=0.0)
+    return replace(answer, overlap=_overlap(fixed[1], reader, answer.moving_from_fixed))
+
+
+def _smoothed(
+    descent: "_Descent", alike: Alike, light: bool | None, robust: bool, rounds: int, iterations: int
+) -> Problem:
+    """Refine on the blurred pictures; how they were compared last.
+
+    Light and blur are learnt from where the transform stands: once it has moved, anew.
+    """
+    refocused = alike.focus(descent.matrix)
+    for _ in range(_SMOOTH_ROUNDS):
+        problem = alike.sparse.problem(descent.matrix, light, robust)
+        descent.run(problem, 0.1 * _SETTLED_PX, iterations, step=alike.sparse.step)
+        if rounds == 1:
+            break
+        refocused = refocused and alike.focus(descent.matrix)
+        if not refocused and descent.moved < (_SETTLED_PX if problem.gain is not None else _ASTRAY_PX):
+            break
+    return problem
 
 
 def _overlap(weight: Weight, moving: Reader, moving_from_fixed: Matrix3) -> float:
@@ -253,19 +262,3 @@ def _doubt_px(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> fl
     """By how much the sharp answer contradicts the smooth one beyond chance."""
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
     return math.sqrt(max(apart**2 - (_CHANCE * smooth.white_sigma_px) ** 2, 0.0))
-
-
-def _prepared(
-    fixed: tuple[Image, Weight], moving: tuple[Image, Weight], scale: float, oversampling: float
-) -> tuple[tuple[Spectrum, Spectrum], Smooth]:
-    """Spectra of both pictures at one density, and both blurred; `scale` is moving pixels per fixed pixel."""
-    # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).
-    spectra = _matched(spectrum(*fixed), 1 / scale), _matched(spectrum(*moving), scale)
-    return spectra, smooth(fixed, spectra, mask_or_none(moving[1]), scale, oversampling)
-
-
-def _matched(picture: Spectrum, finer_by: float) -> Spectrum:
-    if finer_by <= 1.05:
-        return picture
-    sigma = math.sqrt((finer_by**2 - 1) / 12)
-    return picture.filtered(gaussian_response(picture.frame_hw, sigma, picture.values.real))
