@@ -19,7 +19,7 @@ from imgalign.descent import descend
 from imgalign.finish import Finish, corner_sigma
 from imgalign.ladder import Ladder
 from imgalign.levels import Levels
-from imgalign.periods import repeats
+from imgalign.periods import ALIKE, EXACTLY, likeness
 from imgalign.plane import Plane, even_reduction
 from imgalign.polish import Polished
 from imgalign.search import SEARCH_PIXELS, Hypothesis, allowed
@@ -37,6 +37,10 @@ _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead t
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
 _EXPLAINED = 0.9  # correlation of an answer that needs no search, of a picture that looks the same elsewhere
+_CHANCE_LEAD, _OF_LATTICE = (
+    0.1,
+    0.3,
+)  # on a lattice chance alone gives a lead of some hundredths: so little of it counts
 _ANSWERS = 3  # of which each lies periods of texture from the one before
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
@@ -166,10 +170,17 @@ class Pair:
         answers = [a for a in answers if not self.is_outdone(a.place)] or answers
         places = [*(answer.place for answer in answers), *(candidate.ranked[0] for candidate in waiting)]
         places = [h for h in places if not self.is_outdone(h)]
-        known = (replace(a, evidence=verdict.beside(a.evidence, a.place, places, self.size_hw)) for a in answers)
+        known = (replace(a, evidence=self.beside(a, places)) for a in answers)
         return max(
             (replace(a, probability=verdict.probability(a.evidence)) for a in known), key=lambda a: a.probability
         )
+
+    def beside(self, answer: Answer, places: list[Hypothesis]) -> verdict.Evidence:
+        """The evidence for an answer when other places are known too."""
+        evidence = verdict.beside(answer.evidence, answer.place, places, self.size_hw)
+        if not 0 < evidence.margin < _CHANCE_LEAD or self.likeness < EXACTLY:
+            return evidence
+        return replace(evidence, margin=_OF_LATTICE * evidence.margin)
 
     def is_apart(self, place: Hypothesis, others: list[Hypothesis], px: float | None = None) -> bool:
         """Whether a place lies apart from all others: by more than so many pixels, or than makes two starts of it."""
@@ -248,10 +259,19 @@ class Pair:
         return Answer(polished, evidence, verdict.probability(evidence), best.score)
 
     @cached_property
-    def repeats(self) -> bool:
-        """Whether the fixed picture looks much the same elsewhere (`periods.repeats`)."""
+    def likeness(self) -> float:
+        """How much the fixed picture looks the same elsewhere (`periods.likeness`)."""
         coarsest = self.ladder.reductions[0]
-        return repeats(self.levels.at(coarsest, coarsest).features[0])
+        return likeness(self.levels.at(coarsest, coarsest).features[0])
+
+    @property
+    def repeats(self) -> bool:
+        """Whether that is enough for another place to fit about as well."""
+        return self.likeness > ALIKE
+
+    def is_beyond_doubt(self, polished: Polished) -> bool:
+        """Whether no other place can fit as well as this one."""
+        return _hardly_differ(polished) and self.likeness < EXACTLY
 
     def with_periods(self, answer: Answer) -> list[Answer]:
         """An answer, and where texture repeats better places that lie periods of it or quarter turns away.
@@ -259,7 +279,7 @@ class Pair:
         There all edges agree, and every part of the pictures.
         """
         answers = [answer]
-        while len(answers) < _ANSWERS and not _hardly_differ(answers[-1].polished) and self.repeats:
+        while len(answers) < _ANSWERS and self.repeats and not self.is_beyond_doubt(answers[-1].polished):
             known = answers[-1]
             beside = self.periods(known)
             if beside is None:

@@ -10,24 +10,33 @@ from imgalign.levels import Masked
 from imgalign.neighbours import largest
 from imgalign.sums import total
 
-_ALIKE = 0.5  # correlation of a picture with itself elsewhere: some photographs of other things have as much
+ALIKE = 0.5  # correlation of a picture with itself elsewhere: some photographs of other things have as much
+EXACTLY = 0.85  # the same of a lattice: what fits there is no better than what fits a period further
 _NEAR = 5.0  # pixels: what is as near is like itself because it is smooth
 _PEAK = 2  # pixels around a shift that fits better than its neighbours
+_WORTH_TELLING = 0.2  # the same if its contrast were even: with less it is not told exactly
 _OVERLAP = 0.3  # of the picture: less says little
 
 
-def repeats(features: Masked) -> bool:
-    """Whether the local contrast of a small picture, `(1, C, h, w)` and its mask, agrees with itself elsewhere."""
+def likeness(features: Masked) -> float:
+    """Largest correlation of the local contrast of a small picture with itself elsewhere.
+
+    Args:
+        features: Picture `(1, C, h, w)`, contrast first, and its mask `(1, 1, h, w)`.
+    """
     picture, weight = features[0][:, :1], features[1]
     frame = (2 * picture.shape[-2], 2 * picture.shape[-1])
-    contrast, energy, seen = (torch.fft.rfft2(x, s=frame) for x in (picture, picture * picture, weight))
-    alike, one, other, overlap = (
-        torch.fft.irfft2(a.conj() * b, s=frame)
-        for a, b in ((contrast, contrast), (energy, seen), (seen, energy), (seen, seen))
-    )
-    correlation = alike * (one.clamp_min(1e-3) * other.clamp_min(1e-3)).rsqrt()
     down, across = (torch.fft.fftfreq(n, 1 / n, device=picture.device) for n in frame)
-    looked = (torch.hypot(down[:, None], across) > _NEAR) & (overlap > _OVERLAP * total(weight))
-    correlation = torch.where(looked, correlation, 0.0)
+    far = torch.hypot(down[:, None], across) > _NEAR
+    contrast, seen = (torch.fft.rfft2(x, s=frame) for x in (picture, weight))
+    alike, overlap = (torch.fft.irfft2(x.real.square() + x.imag.square(), s=frame) for x in (contrast, seen))
+    looked = far & (overlap > _OVERLAP * total(weight))
+    # As if all of the picture had the contrast of its mean.
+    about = alike * (total(weight) / (total(picture * picture) * overlap).clamp_min(1e-3))
+    if not bool(torch.where(looked, about, 0.0).max() > _WORTH_TELLING):
+        return 0.0
+    energy = torch.fft.rfft2(picture * picture, s=frame)
+    one, other = (torch.fft.irfft2(a.conj() * b, s=frame) for a, b in ((energy, seen), (seen, energy)))
+    correlation = torch.where(looked, alike * (one.clamp_min(1e-3) * other.clamp_min(1e-3)).rsqrt(), 0.0)
     peaks = correlation[correlation == largest(correlation, _PEAK)]
-    return bool(peaks.max() > _ALIKE)
+    return float(peaks.max())

@@ -123,6 +123,25 @@ def test_texture_that_repeats_is_not_laid_a_few_periods_off(seed):
     assert error < 0.05
 
 
+def checkers(x, y):
+    """The same 25 pixels further along both axes, and after quarter turns."""
+
+    def edge(t):
+        return np.clip(np.abs(t % 50 - 25) - 12.5, -1, 1)
+
+    return edge(x) * edge(y)
+
+
+@pytest.mark.parametrize("model", ["rigid", "similarity", "affine"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_lattice_is_trusted_nowhere(model, seed):
+    size, shift, rng = (160, 160), (15, -17), np.random.default_rng(seed)
+    fixed, moving = (p + rng.normal(0, 0.03, size) for p in pair(checkers, size, about_centre(size, shift=shift)))
+    found = align(fixed, moving, model=model)
+    assert not found.trusted
+    assert any("a second position" in reason for reason in found.reasons)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_texture_with_little_that_does_not_repeat_is_not_trusted_a_few_periods_off(seed):
     found, error = laid_by_tiles(0.1, seed)
