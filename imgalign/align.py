@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgalign import overlays, surround, verdict
+from imgalign import overlays, standing, surround, verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import lattice, level_from_full
@@ -24,6 +24,7 @@ from imgalign.plane import Plane, plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader
 from imgalign.search import allowed
+from imgalign.starts import is_automatic
 from imgalign.sums import plane_means, total
 from imgalign.wanted import STARTS, AlignOptions, Wanted
 
@@ -215,6 +216,8 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
         where, inside = "surrounds", surround.shared(*pictures)
         if inside is None:
             where, inside = "lies over", overlays.shared(*pictures)
+            # Where nothing moves, the scene itself is the same over both.
+            inside = inside if inside is not None and standing.differ(*pictures) else None
         pair.spent("start", began)
         if inside is None:
             return _answered(pair, init)
@@ -239,6 +242,8 @@ def _answered(pair: Pair, init: Any) -> Alignment:
     best = pair.best(init)
     if best is None:
         return _no_answer(pair, init, "no overlap")
+    if is_automatic(init):
+        best = pair.behind(best)
     if pair.wanted.optimizer != "lm" or pair.wanted.loss not in _LEAST_SQUARES:
         best = pair.descended(best)
     return _result(pair, init, best)
@@ -276,6 +281,8 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
     trusted = best.probability >= w.trust
     at_bound = not allowed(w, p.moving_from_fixed, pair.size_hw)
     why = verdict.reasons(best.evidence, trusted and not at_bound)
+    if best.behind:
+        why = (*why, "what stands still in both pictures was set aside")
     sigma = (
         {} if not np.isfinite(covariance).all() else plain_sigma(p.moving_from_fixed, pair.size_hw, covariance, w.model)
     )

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgalign import verdict
+from imgalign import standing, verdict
 from imgalign.coords import level_from_full
 from imgalign.descent import descend
-from imgalign.finish import Finish, corner_sigma
+from imgalign.finish import Finish, corner_sigma, in_full
 from imgalign.ladder import Ladder
 from imgalign.levels import Levels
 from imgalign.periods import ALIKE, EXACTLY, likeness
@@ -41,6 +41,8 @@ _CHANCE_LEAD, _OF_LATTICE = (
     0.1,
     0.3,
 )  # on a lattice chance alone gives a lead of some hundredths: so little of it counts
+_STILL = 0.1  # pixels of the base level: what has moved by less stands still
+_MOVED = 2.0  # of them: what has moved by less is drawn to what stands still
 _ANSWERS = 3  # of which each lies periods of texture from the one before
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
@@ -65,6 +67,7 @@ class Answer:
     evidence: verdict.Evidence
     probability: float
     score: float  # as of a `Hypothesis`
+    behind: bool = False  # of what moves behind something that stands still in both pictures
 
     @property
     def place(self) -> Hypothesis:
@@ -81,6 +84,7 @@ class Pair:
         wanted: What was asked for.
         between: Called between its stages.
         coarsest: Pixels of the longer side of the ladder's coarsest level.
+        unmoved: Whether an answer may leave all pixels where they are.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Pair:
         wanted: Wanted,
         between: Callable[[], None] = lambda: None,
         coarsest: int = SEARCH_PIXELS,
+        unmoved: bool = True,
     ) -> None:
         self.fixed, self.moving, self.wanted, self.between = fixed, moving, wanted, between
         self.model = get_model(wanted.model)
@@ -104,6 +109,7 @@ class Pair:
         self.finish = Finish(fixed, moving, wanted, self.ladder, self.base, between)
         self.near = _LIKE * max(self.size_hw)
         self.outdone: list[Hypothesis] = []
+        self.unmoved = unmoved
         self.seconds = {"start": 0.0, "refine": 0.0, "verdict": 0.0}
         self.starts = Starts(fixed, moving, wanted, self.levels, self.base, self.spent)
 
@@ -131,7 +137,8 @@ class Pair:
             # To polish what is not promising takes longer than to look for something better.
             if waiting and waiting[-1].promise >= _PROMISING:
                 answer = self.answer(waiting.pop())
-                answers += self.with_periods(answer) if is_automatic(init) else [answer]
+                found = self.with_periods(answer) if is_automatic(init) else [answer]
+                answers += [a for a in found if self.is_wanted(a.place)]
             if answers:
                 best = self.foremost(answers, waiting)
                 # What repeats may agree elsewhere just as well: of that only a good fit is enough without a search.
@@ -143,6 +150,39 @@ class Pair:
         if answers:
             close.append(self.foremost(answers, waiting))
         return max(close, key=lambda answer: answer.probability, default=None)
+
+    def behind(self, answer: Answer) -> Answer:
+        """An answer, or of a scene that moves behind what stands still in both pictures (`standing`) how it moves."""
+        if self.size_hw != self.moving.size_hw or self.motion(answer.place) > _STILL or _hardly_differ(answer.polished):
+            return answer
+        pictures = self.fixed.at(self.base), self.moving.at(self.base)
+        if not standing.differ(*pictures):
+            return answer
+        fixed, moving = (Plane.of(*picture) for picture in standing.parted(*pictures))
+        parted = Pair(fixed, moving, self.wanted, self.between, unmoved=False)
+        parted.seconds = self.seconds
+        found = parted.best("auto")
+        if found is None or found.probability < self.wanted.trust:
+            return answer
+        if not standing.explains(*pictures, found.polished.moving_from_fixed):
+            return answer
+        found = replace(found, polished=in_full(found.polished, self.base), behind=True)
+        # The pictures as they are know more, unless what stands still draws them back.
+        there = self.candidate([found.place], wide=False)
+        polished = found.polished if there is None else self.answer(there).polished
+        apart = self.finish.apart(polished, found.place)
+        if apart > _MOVED * self.base:
+            return found
+        return replace(found, polished=replace(polished, doubt_px=apart).doubted())
+
+    def motion(self, place: Hypothesis) -> float:
+        """By how much a place moves the corners, pixels of the base level."""
+        return self.finish.apart(place, Hypothesis(np.eye(3), 0.0)) / self.base
+
+    def is_wanted(self, place: Hypothesis) -> bool:
+        """Whether a place is one of those that are asked for."""
+        moved = self.unmoved or self.motion(place) > _MOVED
+        return moved and allowed(self.wanted, place.moving_from_fixed, self.size_hw)
 
     def closely(self, places: list[Hypothesis], seen: list[Hypothesis]) -> list[Answer]:
         """What finer levels make of places that keypoints know, if it is promising; all by itself, or nothing.
@@ -161,7 +201,7 @@ class Pair:
     @cached_property
     def closer(self) -> "Pair":
         """The same pair on a ladder of finer levels."""
-        closer = Pair(self.fixed, self.moving, self.wanted, self.between, _CLOSER_PIXELS)
+        closer = Pair(self.fixed, self.moving, self.wanted, self.between, _CLOSER_PIXELS, self.unmoved)
         closer.seconds = self.seconds
         return closer
 
@@ -195,7 +235,7 @@ class Pair:
         """The best that the ladder makes of some starts."""
         began = time.perf_counter()
         ranked = self.ladder.climb(starts, self.model, self.size_hw, wide=wide)
-        ranked = [h for h in ranked if allowed(self.wanted, h.moving_from_fixed, self.size_hw)]
+        ranked = [h for h in ranked if self.is_wanted(h)]
         self.spent("refine", began)
         if not ranked:
             return None

@@ -243,14 +243,7 @@ class Finish:
             light={"auto": None, "lncc": True}.get(self._wanted.loss, None if self._wanted.loss == "robust" else False),
         )
         self._between()
-        matrix = full @ done.moving_from_fixed @ level
-        # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
-        return replace(
-            done,
-            moving_from_fixed=matrix / matrix[2, 2],
-            covariance=done.covariance * reduction**2,
-            doubt_px=done.doubt_px * reduction,
-        )
+        return in_full(done, reduction)
 
     def _plain_noise(self, moving_from_fixed: Matrix3) -> float:
         """Robust standard deviation of what the pictures of the base level differ by as they are, over the contrast."""
@@ -264,6 +257,19 @@ class Finish:
 
     def _sigma(self, polished: Polished) -> float:
         return corner_sigma(polished, self.model, self.size_hw)
+
+
+def in_full(polished: Polished, reduction: int) -> Polished:
+    """What was polished on a level, in full-size pixels."""
+    level = level_from_full(reduction)
+    matrix = np.linalg.inv(level) @ polished.moving_from_fixed @ level
+    # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
+    return replace(
+        polished,
+        moving_from_fixed=matrix / matrix[2, 2],
+        covariance=polished.covariance * reduction**2,
+        doubt_px=polished.doubt_px * reduction,
+    )
 
 
 def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> float:

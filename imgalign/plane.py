@@ -53,6 +53,12 @@ class Plane:
     """None where the values are integers."""
     _made: dict[int, tuple[Image, Weight]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, image: Image, weight: Weight) -> "Plane":
+        """A plane made of grey values `(1, 1, H, W)`, about 0 to 1, and their weights."""
+        mask = None if is_whole(weight) else weight[0, 0]
+        return cls(image[0, 0, ..., None], mask, False, image.device, Known(-np.inf, np.inf, True, 1.0))
+
     @property
     def size_hw(self) -> tuple[int, int]:
         """Rows and columns."""

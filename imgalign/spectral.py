@@ -201,7 +201,7 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     h, w = fixed.shape[-2:]
     taper = weight * _taper(h, weight)[:, None] * _taper(w, weight)
     f, m = (torch.fft.rfft2((x - mean(x, weight)) * taper) for x in (fixed, warped))
-    count, cross, power_f, power_m = _ring_sums(
+    count, cross, power_f, power_m = ring_sums(
         [torch.ones_like(f.real), f.real * m.real + f.imag * m.imag, *(x.real**2 + x.imag**2 for x in (f, m))],
         (h, w),
         rings,
@@ -237,8 +237,17 @@ def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tenso
     return low, position - low
 
 
-def _ring_sums(planes: list[Tensor], size_hw: tuple[int, int], rings: int) -> list[Floats]:
-    """Sums of planes over a half-plane of frequencies by soft rings: each frequency counts to the two nearest."""
+def ring_sums(planes: list[Tensor], size_hw: tuple[int, int], rings: int) -> list[Floats]:
+    """Sums of planes over a half-plane of frequencies by soft rings: each frequency counts to the two nearest.
+
+    Args:
+        planes: `(..., H, W // 2 + 1)` real numbers by frequency, as `rfft2` has them.
+        size_hw: `(H, W)` of the picture.
+        rings: From no frequency to the highest there is.
+
+    Returns:
+        `(rings,)` sums of each plane.
+    """
     device = planes[0].device
     fy = torch.fft.fftfreq(size_hw[0], device=device)[:, None]
     fx = torch.fft.rfftfreq(size_hw[1], device=device)
