@@ -116,7 +116,7 @@ class Stacker:
         number = reference if isinstance(reference, int) else 0
         self._at = self._frames[number]
         self._fixed, _ = Reader(max_pixels=max_pixels).take(self._at)
-        self._last: tuple[Picture, Alignment] | None = None
+        self._last = (self._fixed, _at_rest(self._fixed, finding))
         self._starts: dict[str, Alignment] = {}
         self._files = files or StackFiles()
         self._sum = Sum()
@@ -174,11 +174,10 @@ class Stacker:
         if self._mode == "mean":
             return self._against_reference(frame, self._starts.get(name, self._start))
         if name == self._at:
-            found = _at_rest(frame, self._finding)
-        elif self._mode == "previous":
-            found = self._chained(frame)
-        else:
-            found = self._against_reference(frame, self._start)
+            return _at_rest(frame, self._finding)
+        if self._mode != "previous":
+            return self._against_reference(frame, self._start)
+        found = self._chained(frame)
         self._last = (frame, found)
         return found
 
@@ -189,9 +188,9 @@ class Stacker:
 
     def _chained(self, frame: Picture) -> Alignment:
         """The step from the frame before, composed with where that lies, then refined against the reference."""
-        # The reference's own turn may have failed, by a file that was in the way.
-        before, lies = self._last or (self._fixed, _at_rest(self._fixed, self._finding))
-        step = align_pictures(before, frame, self._finding, start=self._start)
+        before, lies = self._last
+        mask = self._mask if before is self._fixed else self._moving_mask
+        step = align_pictures(before, frame, self._finding, start=self._start, mask=mask, moving_mask=self._moving_mask)
         composed = replace(lies.compose(step), options={**step.options, "reference": "previous"}, history=step.history)
         refined = self._against_reference(frame, composed)
         if refined.trusted or not composed.trusted:

@@ -282,3 +282,19 @@ def test_frames_with_and_without_holes_are_averaged_where_they_know_something(wo
         aligned = tifffile.imread("aligned.tif")
         assert (aligned.shape, aligned.dtype) == ((3, *SIZE_HW), np.int16)
         assert (aligned[1][22:38, 21:37] == -9999).all()
+
+
+def test_chain_sees_past_what_is_masked(workdir, invoke):
+    """A pan behind something that stands still and is masked: unmasked, it would hold every step at zero."""
+    places = [(-30.0 * k, 0.5 * k) for k in range(4)]
+    still = render((120, 160), shift(5, 30))
+    weight = np.full((120, 160), 255, np.uint8)
+    weight[48:] = 0
+    Image.fromarray(weight).save("mask.png")
+    names = [f"f{k}.png" for k in range(4)]
+    for name, (x, y) in zip(names, places, strict=True):
+        Image.fromarray(np.where(weight, render((120, 160), shift(-x, -y)), still)).save(name)
+    masks = ("--mask", "mask.png", "--moving-mask", "mask.png")
+    result = invoke("stack", *names, "--model", "translate", "--reference", "previous", "--no-image", *masks)
+    assert result.exit_code in {0, 3}, result.stderr
+    assert np.abs(found_shifts(names) - places).max() < TOLERANCE_PX
