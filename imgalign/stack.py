@@ -2,7 +2,8 @@
 
 Frames are read one after the other, so that the length of a stack does not matter. With `previous`, each transform is
 that of the frame before it followed by the step between the two, refined against the reference: steps alone would add
-up their errors. Where the refinement cannot be trusted (a pan that has left the reference), the composition stays.
+up their errors. Where the refinement cannot be trusted (a pan that has left the reference), the composition stays. A
+frame that is not trusted is no link of the chain: the next one steps from the last that is.
 """
 
 import hashlib
@@ -117,6 +118,7 @@ class Stacker:
         self._at = self._frames[number]
         self._fixed, _ = Reader(max_pixels=max_pixels).take(self._at)
         self._last = (self._fixed, _at_rest(self._fixed, finding))
+        """The frame that the next one of a chain steps from, and where it lies."""
         self._starts: dict[str, Alignment] = {}
         self._files = files or StackFiles()
         self._sum = Sum()
@@ -178,7 +180,8 @@ class Stacker:
         if self._mode != "previous":
             return self._against_reference(frame, self._start)
         found = self._chained(frame)
-        self._last = (frame, found)
+        if found.trusted:
+            self._last = (frame, found)
         return found
 
     def _against_reference(self, frame: Picture, start: str | Alignment) -> Alignment:
@@ -187,7 +190,7 @@ class Stacker:
         )
 
     def _chained(self, frame: Picture) -> Alignment:
-        """The step from the frame before, composed with where that lies, then refined against the reference."""
+        """The step from the last trusted frame, composed with where that lies, then refined against the reference."""
         before, lies = self._last
         mask = self._mask if before is self._fixed else self._moving_mask
         step = align_pictures(before, frame, self._finding, start=self._start, mask=mask, moving_mask=self._moving_mask)

@@ -212,6 +212,20 @@ def test_what_leaves_the_reference_keeps_the_composition(frames, monkeypatch):
     assert "could not be found again" in last.reasons[-1]
 
 
+def test_frame_that_is_not_trusted_is_no_link_of_the_chain(frames, invoke):
+    """A blank frame in a pan that soon leaves the reference behind: the next ones step over it."""
+    names, _ = frames
+    places = [(-35.0 * k, 1.0 * k) for k in range(5)]
+    for name, place in zip(names, places, strict=True):
+        Image.fromarray(moved(*place)).save(name)
+    Image.fromarray(np.full(SIZE_HW, 90, np.uint8)).save(names[1])
+    result = invoke("stack", *names, "--model", "translate", "--reference", "previous", "--no-image")
+    assert result.exit_code == 3, result.stderr
+    assert "5 pictures: 4 done, 1 not to be trusted" in result.stderr
+    good = [0, 2, 3, 4]
+    assert np.abs(found_shifts([names[k] for k in good]) - np.array(places)[good]).max() < TOLERANCE_PX
+
+
 class TestRefusals:
     def test_one_frame_is_no_stack(self, pair, invoke):
         result = invoke("stack", pair.fixed)
