@@ -15,7 +15,7 @@ from pathlib import Path
 from imgalign.errors import OptionError
 from imgalign.ledger import LOCK, RESULTS, SUMMARY
 from imgalign.manifest import Entry, filled, with_defaults
-from imgalign.outputs import KEPT_SUFFIXES, Job
+from imgalign.outputs import Job, file_of, kept_suffix
 from imgalign.paths import shown
 
 _OWN = (RESULTS, SUMMARY, LOCK)
@@ -46,8 +46,7 @@ class Layout:
         Raises:
             OptionError: If a name would leave the output folder.
         """
-        own = Path(entry.moving.partition("[")[0] if entry.moving.endswith("]") else entry.moving).suffix
-        extension = own if own.lower() in KEPT_SUFFIXES else ".png"
+        extension = kept_suffix(entry.moving)
         output = self._path(entry, entry.output or filled(self.output_template, entry, extension))
         params = self._path(entry, entry.params or filled(self.params_template, entry, extension))
         maps = (output.with_suffix(f".{word}gradmap.tif") if self.gradmap else None for word in ("fixed.", ""))
@@ -105,7 +104,7 @@ def check(entries: Iterable[Entry], layout: Layout) -> int:
     for entry in map(layout.named, entries):
         ids.append(_number(str(entry.id)))
         outputs.extend(_number(_place(path)) for path in layout.job(entry).outputs)
-        inputs.extend(_number(_place(_file(name))) for name in _read_by(entry))
+        inputs.extend(_number(_place(file_of(name))) for name in _read_by(entry))
     for what, repeated in (("id", _repeated(ids)), ("output", _repeated(outputs))):
         if repeated:
             _explain_repeated(what, repeated, entries, layout)
@@ -119,14 +118,6 @@ def _read_by(entry: Entry) -> Iterator[str]:
     for name in (entry.fixed, entry.moving, entry.mask, entry.moving_mask, entry.init):
         if name is not None:
             yield name
-
-
-def _file(name: str) -> str | Path:
-    if not name.endswith("]"):
-        return name
-    from imgalign.images import file_and_page
-
-    return file_and_page(name)[0]
 
 
 def _number(text: str) -> int:
@@ -165,7 +156,7 @@ def _explain_repeated(what: str, numbers: set[int], entries: Iterable[Entry], la
 
 
 def _explain_written_over(numbers: set[int], entries: Iterable[Entry], layout: Layout) -> None:
-    read = {_place(_file(name)) for entry in entries for name in _read_by(entry)}
+    read = {_place(file_of(name)) for entry in entries for name in _read_by(entry)}
     for entry in map(layout.named, entries):
         for path in layout.job(entry).outputs:
             if _number(_place(path)) in numbers and _place(path) in read:

@@ -12,7 +12,7 @@ from imgalign.errors import OptionError, WriteError
 from imgalign.paths import advice, shown
 
 # Formats that are written as they came; everything else becomes PNG.
-KEPT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".pnm"})
+_KEPT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".pnm"})
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,18 @@ def plan(
 
 def output_name(picture: str, word: str, suffix: str | None = None) -> str:
     """`<stem>.<word>.<ext>`, with the picture's own extension where that format is written."""
-    own = _file_and_page(picture)[0].suffix
-    return f"{stem(picture)}.{word}{suffix or (own if own.lower() in KEPT_SUFFIXES else '.png')}"
+    return f"{stem(picture)}.{word}{suffix or kept_suffix(picture)}"
+
+
+def kept_suffix(picture: str) -> str:
+    """The extension that what comes of a picture gets: its own where that format is written, else `.png`."""
+    own = file_of(picture).suffix
+    return own if own.lower() in _KEPT_SUFFIXES else ".png"
+
+
+def file_of(picture: str) -> Path:
+    """The file of a picture that may be `FILE[page]`."""
+    return _file_and_page(picture)[0]
 
 
 def stem(picture: str) -> str:
@@ -120,7 +130,7 @@ def check(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str]) -> None:
         OptionError: Naming the files.
     """
     sources: dict[str, str] = {}
-    read = {_identity(_file_and_page(name)[0]): name for name in inputs}
+    read = {_identity(file_of(name)): name for name in inputs}
     for picture, path in outputs:
         identity = _identity(path)
         if identity in read:

@@ -29,6 +29,11 @@ def test_format_that_is_not_written_becomes_png():
     assert job(moving="m/b.jp2").image == Path("out/b.aligned.png")
 
 
+@pytest.mark.parametrize("moving", ["run[3]/b.tif[1]", "run[3]/b.tif", "m/b.tif[1]"])
+def test_format_is_that_of_the_file_whatever_its_folder_is_called(moving):
+    assert job(moving=moving).image.suffix == ".tif"
+
+
 def test_manifest_names_its_own():
     made = job(output="sub/x.png", params="y.json")
     assert (made.image, made.params) == (Path("out/sub/x.png"), Path("out/y.json"))
