@@ -66,6 +66,10 @@ class Pairs(Protocol):
     def note(self) -> str:
         """What people should know about them once they were gone through, if anything."""
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Files that they come from, beside the pictures."""
+
     def __iter__(self) -> Iterator[Entry]: ...
 
 
@@ -170,7 +174,8 @@ def run(entries: Pairs, settings: Settings, make_engine: Callable[[], Engine], o
         WriteError: If another batch works in the folder, or the results cannot be kept. Everything until then is, and
             the same call goes on.
     """
-    tally, folder = Tally(total=names.check(entries, settings.layout)), settings.layout.folder
+    read_by_all = [*entries.inputs, *settings.finding.files.values()]
+    tally, folder = Tally(total=names.check(entries, settings.layout, read_by_all)), settings.layout.folder
     ledger = Ledger(_made(folder))
     try:
         observer.planned(tally.total, _notes(entries, ledger))

@@ -7,7 +7,7 @@ lead out are refused, for a manifest may come from somebody else.
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,16 +89,21 @@ class Layout:
         raise OptionError(f"line {entry.line}: the output {shown(name)} {why}; allow it with --allow-outside")
 
 
-def check(entries: Iterable[Entry], layout: Layout) -> int:
+def check(entries: Iterable[Entry], layout: Layout, read_by_all: Sequence[str] = ()) -> int:
     """Go through all pairs, and refuse the batch if any two collide.
 
     Holds 8 bytes a name, so that the length of a manifest does not matter.
+
+    Args:
+        entries: The pairs.
+        layout: How they are named.
+        read_by_all: Files that are read beside those that the pairs name.
 
     Returns:
         How many pairs there are.
 
     Raises:
-        OptionError: If an id or a file comes twice, or an input would be written over; naming both lines.
+        OptionError: If an id or a file comes twice, naming both lines, or an input would be written over.
     """
     ids, outputs, inputs = array("Q"), array("Q"), array("Q")
     for entry in map(layout.named, entries):
@@ -108,9 +113,11 @@ def check(entries: Iterable[Entry], layout: Layout) -> int:
     for what, repeated in (("id", _repeated(ids)), ("output", _repeated(outputs))):
         if repeated:
             _explain_repeated(what, repeated, entries, layout)
+    inputs.extend(_number(_place(file_of(name))) for name in read_by_all)
+    outputs.extend(_number(_place(layout.folder / name)) for name in _OWN)
     written_over = _common(outputs, inputs)
     if written_over:
-        _explain_written_over(written_over, entries, layout)
+        _explain_written_over(written_over, entries, layout, read_by_all)
     return len(ids)
 
 
@@ -155,8 +162,17 @@ def _explain_repeated(what: str, numbers: set[int], entries: Iterable[Entry], la
             seen[text] = entry.line
 
 
-def _explain_written_over(numbers: set[int], entries: Iterable[Entry], layout: Layout) -> None:
+def _explain_written_over(
+    numbers: set[int], entries: Iterable[Entry], layout: Layout, read_by_all: Sequence[str]
+) -> None:
     read = {_place(file_of(name)) for entry in entries for name in _read_by(entry)}
+    read |= {_place(file_of(name)) for name in read_by_all}
+    for name in _OWN:
+        if _place(layout.folder / name) in read:
+            raise OptionError(
+                f"{shown(layout.folder / name)} is an input, and the batch would write its own {name} over it; "
+                "rename the input, or choose another --output-dir"
+            )
     for entry in map(layout.named, entries):
         for path in layout.job(entry).outputs:
             if _number(_place(path)) in numbers and _place(path) in read:

@@ -75,6 +75,8 @@ class Manifest:
 
     def __init__(self, path: str, *, fixed: str | None = None) -> None:
         self.name = "stdin" if path == "-" else shown(path)
+        self.inputs = () if path == "-" else (path,)
+        """The file itself."""
         self._fixed = fixed
         self._unused: dict[str, None] = {}  # in their order
         self._file = _opened_twice(path, self.name)
@@ -196,6 +198,8 @@ class FolderPairs:
 
     def __init__(self, fixed_dir: Path, moving_dir: Path) -> None:
         self.name = f"{shown(fixed_dir)} and {shown(moving_dir)}"
+        self.inputs: tuple[str, ...] = ()
+        """None beside the pictures."""
         fixed, moving = _by_stem(fixed_dir), _by_stem(moving_dir)
         both = sorted(fixed.keys() & moving.keys())
         if not both:

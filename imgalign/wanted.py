@@ -76,6 +76,12 @@ class AlignOptions(Wanted):
     device: str = "auto"
     threads: int | None = None
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file that is named here, by the option that names it."""
+        named = {"init": None if self.init in STARTS else self.init, "mask": self.mask, "moving_mask": self.moving_mask}
+        return {option: str(name) for option, name in named.items() if name is not None}
+
 
 def options_of(kind: type[_Options], given: Mapping[str, Any], **more: Any) -> _Options:
     """The options of a kind out of a larger mapping, such as all that a command was given."""

@@ -56,11 +56,7 @@ class Task:
     @property
     def inputs(self) -> dict[str, str]:
         """Every file that is read, by its role."""
-        start = None if self.finding.init in STARTS else self.finding.init
-        files = {"fixed": self.job.fixed, "moving": self.job.moving, "init": start}
-        masks = {"mask": self.finding.mask, "moving_mask": self.finding.moving_mask}
-        everything = files | {role: None if path is None else str(path) for role, path in masks.items()}
-        return {role: name for role, name in everything.items() if name is not None}
+        return {"fixed": str(self.job.fixed), "moving": self.job.moving, **self.finding.files}
 
 
 @dataclass(frozen=True)

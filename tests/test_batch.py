@@ -21,7 +21,7 @@ from imgalign.work import Bench
 
 
 class Pairs(list):
-    note = ""
+    note, inputs = "", ()
 
 
 class HereAndNow:
@@ -303,6 +303,6 @@ def test_long_manifest_needs_a_short_queue(pairs, monkeypatch):
 
     many = Many()
     watch = Watch(stop_after=3)
-    monkeypatch.setattr(batch.names, "check", lambda entries, layout: 300)
+    monkeypatch.setattr(batch.names, "check", lambda entries, layout, read_by_all: 300)
     go(many, watch)
     assert max(taken) < 50

@@ -107,6 +107,18 @@ class TestCheck:
         with pytest.raises(OptionError, match=r"line 2: out/1\.aligned\.png would be written but is also an input"):
             check(entries, Layout(Path("out")))
 
+    @pytest.mark.parametrize("name", ["out/1.params.json", "out/1.aligned.png[2]"])
+    def test_what_all_pairs_read_is_never_an_output(self, name):
+        with pytest.raises(OptionError, match=r"line 2: out/1\..* would be written but is also an input"):
+            check(self.pairs("1.png"), Layout(Path("out")), [name])
+
+    @pytest.mark.parametrize("name", ["results.jsonl", "summary.csv"])
+    def test_files_of_the_batch_are_never_inputs(self, name):
+        with pytest.raises(OptionError, match=f"^out/{name} is an input, and the batch would write its own"):
+            check(self.pairs("1.png"), Layout(Path("out")), [f"out/../out/{name}"])
+        with pytest.raises(OptionError, match="rename the input"):
+            check(self.pairs("1.png", mask=f"out/{name}"), Layout(Path("out")))
+
     def test_fingerprints_that_collide_by_chance_are_no_collision(self, monkeypatch):
         monkeypatch.setattr(layout, "_number", len)
         assert check(self.pairs("x/11.png", "x/22.png"), Layout(Path("out"))) == 2

@@ -129,6 +129,29 @@ class TestWrongUsage:
         assert said in result.stderr
         assert not Path("out").exists()
 
+    @pytest.mark.parametrize(
+        ("manifest", "option"),
+        [
+            ("summary.csv", ()),
+            ("2.params.json", ()),
+            ("pairs.csv", ("--mask", "2.aligned.png")),
+            ("pairs.csv", ("--moving-mask", "2.aligned.png")),
+            ("pairs.csv", ("--init", "2.params.json")),
+        ],
+    )
+    def test_no_input_is_written_over(self, manifest, option, pairs, invoke):
+        """Not the list of pairs, nor what an option names, with --overwrite or without."""
+        Path("pairs.csv").rename(manifest)
+        for name in option[1:]:
+            Path(name).write_text("mine", "utf-8")
+        before = {path: path.read_bytes() for path in Path().glob("*.*")}
+        for overwrite in ((), ("--overwrite",)):
+            result = invoke("batch", manifest, *option, *overwrite)
+            assert result.exit_code == 2
+            assert "input" in result.stderr
+            assert result.stderr.count("\n") == 1
+        assert {path: path.read_bytes() for path in Path().glob("*.*")} == before
+
     def test_manifest_cannot_leave_the_folder(self, pairs, invoke):
         line = {"fixed": "f/1.png", "moving": "m/1.png", "output": "../../evil.png"}
         Path("pairs.jsonl").write_text(json.dumps(line), "utf-8")

@@ -12,7 +12,7 @@ from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
 from imgalign.paths import shown
-from imgalign.wanted import STARTS, AlignOptions, options_of
+from imgalign.wanted import AlignOptions, options_of
 
 _HELP = """Align a sequence of frames.
 
@@ -71,9 +71,8 @@ def _plan(frames: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
     whole = [path for path in (given["output"], given["mean"], given["median"]) if path is not None]
     pictures = not given["no_image"] and given["output"] is None
     jobs = plan(None, frames, output_dir=given["output_dir"], image=pictures, params_file=True)
-    others = (given["mask"], given["moving_mask"], None if given["init"] in STARTS else given["init"])
     everything = [*job_outputs(jobs), *(("the stack", path) for path in whole)]
-    check(everything, [*frames, *(str(name) for name in others if name is not None)])
+    check(everything, [*frames, *options_of(AlignOptions, given).files.values()])
     check_folders(path for _, path in everything)
     _check_whole(whole, given)
     return jobs
