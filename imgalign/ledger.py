@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ RESULTS, SUMMARY, LOCK = "results.jsonl", "summary.csv", ".imgalign-batch"
 Verdict = Literal["trusted", "untrusted", "failed"]
 _VERDICTS: tuple[Verdict, ...] = ("trusted", "untrusted", "failed")
 _DIGEST = 16
+_KEY = re.compile(rb"[0-9a-f]{%d}" % (2 * _DIGEST))
 SUMMARY_COLUMNS = (
     "id", "fixed", "moving", "model", "verdict", "probability", "shift_x_px", "shift_y_px", "rotation_deg", "scale_x",
     "scale_y", "corner_sigma_px", "seconds", "output", "params", "reasons", "error",
@@ -127,13 +129,13 @@ class Ledger:
         _append(self._file, f"{text}\n".encode(), self.path)
         self._note(line)
         names = names_digest(line.get("output"), line.get("params"))
-        self._begun.discard(digest(str(line["id"]), names.hex()))
+        self._begun.discard(digest(line["id"], names.hex()))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The last line of every pair, in the order of the file."""
-        last = {digest(str(line["id"])): number for number, line in _numbered(self.path)} if self._superseded else None
+        last = {digest(line["id"]): number for number, line in _numbered(self.path)} if self._superseded else None
         for number, line in _numbered(self.path):
-            if last is None or last[digest(str(line["id"]))] == number:
+            if last is None or last[digest(line["id"])] == number:
                 yield line
 
     def close(self, *, unfinished: bool = False) -> None:
@@ -184,7 +186,7 @@ class Ledger:
                     self._note(line)
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        key = digest(str(line["id"]))
+        key = digest(line["id"])
         self._superseded += key in self._known
         flags = _VERDICTS.index(line["verdict"]) | (4 if line.get("refused") else 0)
         work = work_digest(str(line.get("options_hash")), line.get("inputs") or {})
@@ -234,8 +236,7 @@ else:
 
 def _begun(lock: IO[bytes]) -> set[bytes]:
     lock.seek(0)
-    lines = (line.strip() for line in lock.read().splitlines())
-    return {bytes.fromhex(line.decode()) for line in lines if len(line) == 2 * _DIGEST and line.isalnum()}
+    return {bytes.fromhex(line.decode()) for line in lock.read().splitlines() if _KEY.fullmatch(line)}
 
 
 def _append(descriptor: int, data: bytes, path: Path) -> None:
@@ -282,9 +283,28 @@ def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) and "id" in line and line.get("verdict") in _VERDICTS else None
+    return line if isinstance(line, dict) and _is_result(line) else None
+
+
+def _is_result(line: Mapping[str, Any]) -> bool:
+    """True for what `append` may have written; of other kinds of value nothing could be made."""
+    texts = [line.get(name) for name in ("output", "params", "options_hash")]
+    pairs = [line.get(name) or (0, 0) for name in ("shift_px", "scale")]
+    inputs, seconds, reasons = line.get("inputs") or {}, line.get("seconds") or {}, line.get("reasons") or []
+    return (
+        isinstance(line.get("id"), str)
+        and line.get("verdict") in _VERDICTS
+        and all(isinstance(text, str | None) for text in texts)
+        and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
+        and isinstance(inputs, dict)
+        and all(isinstance(text, str | None) for text in inputs.values())
+        and isinstance(seconds, dict)
+        and all(isinstance(number, int | float) for number in seconds.values())
+        and isinstance(reasons, list)
+        and all(isinstance(text, str) for text in reasons)
+    )
 
 
 def _row(line: Mapping[str, Any]) -> list[Any]:

@@ -87,6 +87,38 @@ def test_damaged_line_in_the_middle_is_counted_and_left(ledger, tmp_path):
     assert second.known("a") is not None
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"inputs": ["a"]},
+        {"inputs": {"fixed": 5}},
+        {"output": 5},
+        {"params": ["p"]},
+        {"shift_px": [1]},
+        {"scale": 3},
+        {"seconds": 3},
+        {"seconds": {"read": "long"}},
+        {"reasons": "none"},
+        {"reasons": [1]},
+        {"id": 3},
+        {"verdict": ["failed"]},
+    ],
+)
+def test_line_that_no_batch_writes_stops_nothing(odd, ledger, tmp_path):
+    raw = json.dumps(line("a")) + "\n" + json.dumps({**line("b"), **odd}) + "\n" + "[" * 100_000 + "\n"
+    (tmp_path / RESULTS).write_text(raw, "utf-8")
+    one = ledger()
+    assert (one.unreadable, one.known("a").verdict, one.known("b")) == (2, "trusted", None)
+    one.close()
+    with (tmp_path / SUMMARY).open(encoding="utf-8-sig", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["a"]
+
+
+def test_line_of_the_lock_that_is_no_fingerprint_is_passed_over(ledger, tmp_path):
+    (tmp_path / LOCK).write_text("z" * 32 + "\n", "utf-8")
+    assert not ledger().interrupted
+
+
 def test_last_line_of_a_pair_stays_alone(ledger, tmp_path):
     one = ledger()
     for pair_id, verdict in (("a", "failed"), ("b", "trusted"), ("a", "trusted")):
