@@ -171,12 +171,12 @@ def run(entries: Pairs, settings: Settings, make_engine: Callable[[], Engine], o
     Raises:
         OptionError: If names collide, or the options cannot work: nothing was done.
         DeviceError: If there is no such device.
-        WriteError: If another batch works in the folder, or the results cannot be kept. Everything until then is, and
-            the same call goes on.
+        WriteError: If another batch works in the folder, files that are none of a batch lie under its names, or the
+            results cannot be kept. Everything until then is, and the same call goes on.
     """
     read_by_all = [*entries.inputs, *settings.finding.files.values()]
     tally, folder = Tally(total=names.check(entries, settings.layout, read_by_all)), settings.layout.folder
-    ledger = Ledger(_made(folder))
+    ledger = Ledger(_made(folder), overwrite=settings.writing.overwrite)
     try:
         observer.planned(tally.total, _notes(entries, ledger))
         with closing(make_engine()) as engine:

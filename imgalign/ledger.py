@@ -1,8 +1,8 @@
 """What a batch has done so far: `results.jsonl`, one line a pair, none of which is ever lost.
 
 Every line is appended by one write and synced. A line that was cut off (kill -9, power cut, full disk) is taken away
-when the file is next opened. A hidden file beside it keeps a second batch out of the folder, and remembers which pairs
-were begun: whatever lies under their names may be replaced, everything else may not.
+when the file is next opened; what no batch has written stays. A hidden file beside it keeps a second batch out of the
+folder, and remembers which pairs were begun: whatever lies under their names may be replaced, everything else may not.
 """
 
 import csv
@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,6 +25,7 @@ RESULTS, SUMMARY, LOCK = "results.jsonl", "summary.csv", ".imgalign-batch"
 Verdict = Literal["trusted", "untrusted", "failed"]
 _VERDICTS: tuple[Verdict, ...] = ("trusted", "untrusted", "failed")
 _DIGEST = 16
+_BEGINNING = b'{"id": "'  # of every line that a batch writes
 _KEY = re.compile(rb"[0-9a-f]{%d}" % (2 * _DIGEST))
 SUMMARY_COLUMNS = (
     "id", "fixed", "moving", "model", "verdict", "probability", "shift_x_px", "shift_y_px", "rotation_deg", "scale_x",
@@ -64,13 +65,20 @@ class Ledger:
 
     Args:
         folder: The output folder; it exists.
+        overwrite: Files in it that are called like those of a batch and are not may be replaced.
 
     Raises:
-        WriteError: If another batch works there, or the folder takes no files.
+        WriteError: If there are such files, another batch works there, or the folder takes no files.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.path, self._folder = folder / RESULTS, folder
+        foreign = _foreign(folder)
+        if foreign and not overwrite:
+            raise WriteError(
+                f"{shown(foreign[0])}: exists and does not come from a batch; rename it, choose another --output-dir, "
+                "or use --overwrite to replace it"
+            )
         self._lock = _locked(folder / LOCK)
         self._known: dict[bytes, bytes] = {}
         self._begun = _begun(self._lock)
@@ -81,7 +89,8 @@ class Ledger:
         """Lines that are none; they stay where they are."""
         self._superseded = 0
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            anew = os.O_TRUNC if self.path in foreign else 0
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | anew, 0o666)
             _repair(self._file)
             settle([folder])
         except OSError as error:
@@ -133,10 +142,7 @@ class Ledger:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The last line of every pair, in the order of the file."""
-        last = {digest(line["id"]): number for number, line in _numbered(self.path)} if self._superseded else None
-        for number, line in _numbered(self.path):
-            if last is None or last[digest(line["id"])] == number:
-                yield line
+        return (line for _, line in self._kept() if line is not None)
 
     def close(self, *, unfinished: bool = False) -> None:
         """Leave one line a pair, write the summary, and let the next batch in.
@@ -177,13 +183,11 @@ class Ledger:
             text.detach()
 
     def _load(self) -> None:
-        with self.path.open("rb") as file:
-            for raw in file:
-                line = _parsed(raw)
-                if line is None:
-                    self.unreadable += 1
-                else:
-                    self._note(line)
+        for _, line in _lines(self.path):
+            if line is None:
+                self.unreadable += 1
+            else:
+                self._note(line)
 
     def _note(self, line: Mapping[str, Any]) -> None:
         key = digest(line["id"])
@@ -192,12 +196,48 @@ class Ledger:
         work = work_digest(str(line.get("options_hash")), line.get("inputs") or {})
         self._known[key] = bytes([flags]) + work + names_digest(line.get("output"), line.get("params"))
 
+    def _kept(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+        """Every line but those that a later one of the same pair supersedes, and what it says."""
+        last: dict[bytes, int] = {}
+        if self._superseded:
+            last = {digest(line["id"]): number for number, (_, line) in enumerate(_lines(self.path)) if line}
+        for number, (raw, line) in enumerate(_lines(self.path)):
+            if not last or line is None or last[digest(line["id"])] == number:
+                yield raw, line
+
     def _compact(self) -> None:
         with replacing(self.path, overwrite=True, sync=True) as file:
-            for line in self.lines():
-                file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            file.writelines(raw for raw, _ in self._kept())
         settle([self._folder])
         self._superseded = 0
+
+
+def _foreign(folder: Path) -> list[Path]:
+    """Files under the names of a batch that do not come from one."""
+    own = {RESULTS: _is_results, SUMMARY: _is_summary}
+    return [folder / name for name, is_own in own.items() if not _missing_or(folder / name, is_own)]
+
+
+def _missing_or(path: Path, is_own: Callable[[IO[bytes]], bool]) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_own(file)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise _explained(path, error) from error
+
+
+def _is_results(file: IO[bytes]) -> bool:
+    """True where a line is a result, or the first one was on its way to be; what is damaged beside them may be ours."""
+    first = file.readline()
+    return not first or _is_torn(first) or any(_parsed(raw) is not None for raw in (first, *file))
+
+
+def _is_summary(file: IO[bytes]) -> bool:
+    """True for the header that we write, whatever a spreadsheet has made of its commas."""
+    cells = re.split("[,;\t]", file.readline().decode("utf-8-sig", "replace").strip())
+    return cells == [""] or tuple(cell.strip('"') for cell in cells[:5]) == SUMMARY_COLUMNS[:5]
 
 
 def _locked(path: Path) -> IO[bytes]:
@@ -252,19 +292,33 @@ def _append(descriptor: int, data: bytes, path: Path) -> None:
 
 
 def _repair(descriptor: int) -> None:
-    """Cut off what follows the last line end: a line that was never finished."""
+    """Cut off a line that was never finished; end one that only lacks its line end, or that we did not write."""
     size = os.fstat(descriptor).st_size
     end = size
     while end > 0:
         begin = max(0, end - (1 << 16))
-        block = os.pread(descriptor, end - begin, begin) if hasattr(os, "pread") else _read_at(descriptor, begin, end)
+        block = _read_at(descriptor, begin, end)
         found = block.rfind(b"\n")
         if found >= 0:
             end = begin + found + 1
             break
         end = begin
-    if end < size:
+    if end < size and _is_torn(_read_at(descriptor, end, size)):
         os.ftruncate(descriptor, end)
+    elif end < size:
+        os.write(descriptor, b"\n")
+
+
+def _is_torn(tail: bytes) -> bool:
+    """True for the first bytes of a line of ours, and for zeros, which a power cut leaves of what was not yet there."""
+    text = tail.strip(b"\0")
+    if not (text.startswith(_BEGINNING) or _BEGINNING.startswith(text)):
+        return False
+    try:
+        json.loads(tail)
+    except (ValueError, RecursionError):
+        return not tail.endswith(b"\n")
+    return False
 
 
 def _read_at(descriptor: int, begin: int, end: int) -> bytes:
@@ -272,12 +326,11 @@ def _read_at(descriptor: int, begin: int, end: int) -> bytes:
     return os.read(descriptor, end - begin)
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Every line, and what it says; None where that is no result."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file):
-            line = _parsed(raw)
-            if line is not None:
-                yield number, line
+        for raw in file:
+            yield raw, _parsed(raw)
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

@@ -64,7 +64,7 @@ def test_change_changes_the_fingerprint(changed, ledger):
     assert one.known("a").work != before
 
 
-@pytest.mark.parametrize("tail", [b'{"id": "b", "verd', b"\0\0\0\0", b"x" * 200_000])
+@pytest.mark.parametrize("tail", [b'{"id": "b", "verd', b'{"i', b"\0\0\0\0", b'{"id": "' + b"x" * 200_000])
 def test_torn_last_line_is_cut_off(tail, ledger, tmp_path):
     first = ledger()
     first.append(line("a"))
@@ -74,6 +74,60 @@ def test_torn_last_line_is_cut_off(tail, ledger, tmp_path):
     second = ledger()
     second.append(line("c"))
     assert ids(tmp_path) == ["a", "c"]
+
+
+@pytest.mark.parametrize("tail", [b"a note", b'{"id": "a", "score": 1}', json.dumps(line("b")).encode()])
+def test_last_line_that_only_lacks_its_end_stays(tail, ledger, tmp_path):
+    first = ledger()
+    first.append(line("a"))
+    first.release()
+    with (tmp_path / RESULTS).open("ab") as file:
+        file.write(tail)
+    second = ledger()
+    for _ in range(2):
+        second.append(line("c"))
+    second.close()
+    raw = (tmp_path / RESULTS).read_bytes().splitlines()
+    assert raw[1] == tail
+    assert len(raw) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (RESULTS, b'{"query": 1}\n{"query": 2}'),
+        (RESULTS, b'{"id": "a", "score": 1}'),
+        (RESULTS, b"\x89PNG\n"),
+        (SUMMARY, b"id,score\na,1\n"),
+    ],
+)
+def test_file_of_somebody_else_is_kept_unless_told_otherwise(name, content, ledger, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WriteError, match=f"{name}: exists and does not come from a batch; .*--overwrite"):
+        ledger()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, content)]
+    one = Ledger(tmp_path, overwrite=True)
+    one.append(line("a"))
+    one.close()
+    assert ids(tmp_path) == ["a"]
+    with (tmp_path / SUMMARY).open(encoding="utf-8-sig", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["a"]
+    ledger()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\0", b'{"id": "b", "verd', b"garbage\n" + json.dumps(line("a")).encode()]
+)
+def test_what_a_batch_may_have_left_is_its_own(content, ledger, tmp_path):
+    (tmp_path / RESULTS).write_bytes(content)
+    ledger()
+
+
+def test_summary_that_a_spreadsheet_saved_is_still_the_batch_s_own(ledger, tmp_path):
+    ledger().close()
+    text = (tmp_path / SUMMARY).read_text("utf-8-sig")
+    (tmp_path / SUMMARY).write_text(text.replace(",", ";").replace("id;", '"id";'), "utf-8")
+    ledger()
 
 
 def test_damaged_line_in_the_middle_is_counted_and_left(ledger, tmp_path):
@@ -123,8 +177,10 @@ def test_last_line_of_a_pair_stays_alone(ledger, tmp_path):
     one = ledger()
     for pair_id, verdict in (("a", "failed"), ("b", "trusted"), ("a", "trusted")):
         one.append(line(pair_id, verdict))
+        with (tmp_path / RESULTS).open("ab") as file:
+            file.write(b'{"id": "not a result"}\n')
     one.close()
-    assert ids(tmp_path) == ["b", "a"]
+    assert ids(tmp_path) == ["not a result", "b", "not a result", "a", "not a result"]
     assert ledger().known("a").verdict == "trusted"
 
 
