@@ -7,7 +7,6 @@ Nothing here prints; what happens is told to an `Observer`.
 
 import hashlib
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -216,11 +215,8 @@ def _work(tasks: Iterator[Task], engine: Engine, ledger: Ledger, tally: Tally, o
             task = next(tasks, None)
             if task is None:
                 more = False
-            elif _may_begin(task, ledger):
-                ledger.begin(task.id, names_digest(*task.names))
-                engine.submit(replace(task, writing=replace(task.writing, overwrite=True)))  # what lies there is ours
-            else:
-                _keep(_refusal(task), ledger, tally, observer)
+            elif refusal := _begin(task, engine, ledger):
+                _keep(refusal, ledger, tally, observer)
         if not engine.working:
             return
         for _, result in engine.wait(0.5):
@@ -240,22 +236,17 @@ def _keep(result: Result, ledger: Ledger, tally: Tally, observer: Observer) -> N
     observer.ended(result.line)
 
 
-def _may_begin(task: Task, ledger: Ledger) -> bool:
-    """True unless files lie under the pair's names that did not come from it."""
-    if task.writing.overwrite or ledger.owns(task.id, names_digest(*task.names)):
-        return True
-    return _in_the_way(task) is None
-
-
-def _in_the_way(task: Task) -> Path | None:
-    # `os.path` says no where a folder may not be entered, and the work itself says why; pathlib raises.
-    return next((path for path in task.job.outputs if os.path.exists(path)), None)  # noqa: PTH110
-
-
-def _refusal(task: Task) -> Result:
-    there = shown(_in_the_way(task) or "")
-    result = failed(task, WriteError(f"{there}: exists; use --overwrite to replace it, or another name"))
-    return Result(result.line | {"refused": True})
+def _begin(task: Task, engine: Engine, ledger: Ledger) -> Result | None:
+    """Hand a task out, unless files lie under its names that did not come from the pair: then it has failed."""
+    names, there = names_digest(task.names), task.there
+    foreign = [name for name in there if not ledger.owns(task.id, names, name)]
+    task = replace(task, foreign=frozenset(foreign))
+    if foreign and not task.writing.overwrite:
+        where = shown(there[foreign[0]])
+        return failed(task, WriteError(f"{where}: exists; use --overwrite to replace it, or another name"))
+    ledger.begin(task.id, names)
+    engine.submit(replace(task, writing=replace(task.writing, overwrite=True)))  # what lies there is the pair's
+    return None
 
 
 def _to_do(entries: Pairs, settings: Settings, ledger: Ledger, tally: Tally, observer: Observer) -> Iterator[Task]:
@@ -291,13 +282,12 @@ def _to_retry(known: Known, retry: Retry) -> bool:
 def _is_current(task: Task, known: Known | None) -> bool:
     """True where options, inputs and names are those of the pair's line, and its files are there."""
     assert known is not None
-    if known.names != names_digest(*task.names) or known.work != work_digest(task.options_hash, contents(task)):
+    if known.names != names_digest(task.names) or known.work != work_digest(task.options_hash, contents(task)):
         return False
     if known.verdict == "failed":
         return True
     skipped = known.verdict == "untrusted" and task.writing.on_untrusted == "skip"
-    wanted = (task.job.params,) if skipped else task.job.outputs
-    return all(path is None or is_file(path) for path in wanted)
+    return all(is_file(path) or (skipped and path == task.job.image) for path in task.job.outputs)
 
 
 def _sweep(folder: Path) -> None:

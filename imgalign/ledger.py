@@ -44,9 +44,9 @@ def work_digest(options_hash: str, inputs: Mapping[str, str | None]) -> bytes:
     return digest(options_hash, *(f"{role}={inputs[role]}" for role in sorted(inputs) if inputs[role] is not None))
 
 
-def names_digest(output: str | None, params: str | None) -> bytes:
-    """A fingerprint of where a result goes."""
-    return digest(output or "", params or "")
+def names_digest(names: Mapping[str, Any]) -> bytes:
+    """A fingerprint of where a result goes, by the keys `output`, `params` and `gradmaps` of its line."""
+    return digest(names.get("output") or "", names.get("params") or "", *(names.get("gradmaps") or ()))
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Known:
     verdict: Verdict
     work: bytes
     names: bytes
-    refused: bool
-    """Its outputs existed and were somebody else's."""
+    written: frozenset[bytes]
+    """Its files that lay there when it ended."""
 
 
 class Ledger:
@@ -106,13 +106,14 @@ class Ledger:
         packed = self._known.get(digest(pair_id))
         if packed is None:
             return None
-        verdict = _VERDICTS[packed[0] & 3]
-        return Known(verdict, packed[1 : 1 + _DIGEST], packed[1 + _DIGEST :], bool(packed[0] & 4))
+        verdict = _VERDICTS[packed[0]]
+        work, names, *written = (packed[at : at + _DIGEST] for at in range(1, len(packed), _DIGEST))
+        return Known(verdict, work, names, frozenset(written))
 
-    def owns(self, pair_id: str, names: bytes) -> bool:
-        """True where files under these names come from this pair, so that they may be replaced."""
+    def owns(self, pair_id: str, names: bytes, name: str) -> bool:
+        """True where a file comes from this pair, which goes by these names, so that it may be replaced."""
         known = self.known(pair_id)
-        if known is not None and known.names == names and not known.refused:
+        if known is not None and digest(name) in known.written:
             return True
         return digest(pair_id, names.hex()) in self._begun
 
@@ -137,8 +138,7 @@ class Ledger:
         text = json.dumps(line, allow_nan=False)  # ASCII: undecodable names stay valid JSON
         _append(self._file, f"{text}\n".encode(), self.path)
         self._note(line)
-        names = names_digest(line.get("output"), line.get("params"))
-        self._begun.discard(digest(line["id"], names.hex()))
+        self._begun.discard(digest(line["id"], names_digest(line).hex()))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The last line of every pair, in the order of the file."""
@@ -192,9 +192,9 @@ class Ledger:
     def _note(self, line: Mapping[str, Any]) -> None:
         key = digest(line["id"])
         self._superseded += key in self._known
-        flags = _VERDICTS.index(line["verdict"]) | (4 if line.get("refused") else 0)
         work = work_digest(str(line.get("options_hash")), line.get("inputs") or {})
-        self._known[key] = bytes([flags]) + work + names_digest(line.get("output"), line.get("params"))
+        written = map(digest, line.get("written") or ())
+        self._known[key] = b"".join([bytes([_VERDICTS.index(line["verdict"])]), work, names_digest(line), *written])
 
     def _kept(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
         """Every line but those that a later one of the same pair supersedes, and what it says."""
@@ -345,7 +345,8 @@ def _is_result(line: Mapping[str, Any]) -> bool:
     """True for what `append` may have written; of other kinds of value nothing could be made."""
     texts = [line.get(name) for name in ("output", "params", "options_hash")]
     pairs = [line.get(name) or (0, 0) for name in ("shift_px", "scale")]
-    inputs, seconds, reasons = line.get("inputs") or {}, line.get("seconds") or {}, line.get("reasons") or []
+    lists = [line.get(name) or [] for name in ("gradmaps", "written", "reasons")]
+    inputs, seconds = line.get("inputs") or {}, line.get("seconds") or {}
     return (
         isinstance(line.get("id"), str)
         and line.get("verdict") in _VERDICTS
@@ -355,8 +356,7 @@ def _is_result(line: Mapping[str, Any]) -> bool:
         and all(isinstance(text, str | None) for text in inputs.values())
         and isinstance(seconds, dict)
         and all(isinstance(number, int | float) for number in seconds.values())
-        and isinstance(reasons, list)
-        and all(isinstance(text, str) for text in reasons)
+        and all(isinstance(entries, list) and all(isinstance(text, str) for text in entries) for entries in lists)
     )
 
 

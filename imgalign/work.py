@@ -45,13 +45,24 @@ class Task:
     folder: Path
     """The output folder: names in the record are relative to it."""
     max_pixels: int = images.MAX_PIXELS
+    foreign: frozenset[str] = frozenset()
+    """Files under its names that were there before and are not its own, as the record names them."""
 
     @property
-    def names(self) -> tuple[str | None, str | None]:
-        """The picture and the parameter file as the record names them."""
+    def names(self) -> dict[str, Any]:
+        """Every file that is written, as the record names it."""
         job = self.job
-        image, params = (None if path is None else _within(path, self.folder) for path in (job.image, job.params))
-        return image, params
+        image, params, *maps = (
+            None if path is None else _within(path, self.folder)
+            for path in (job.image, job.params, job.fixed_gradmap, job.aligned_gradmap)
+        )
+        return {"output": image, "params": params, "gradmaps": [name for name in maps if name is not None]}
+
+    @property
+    def there(self) -> dict[str, Path]:
+        """Files that lie under its names, by what the record calls them."""
+        # `os.path` says no where a folder may not be entered, and the work itself says why; pathlib raises.
+        return {_within(path, self.folder): path for path in self.job.outputs if os.path.exists(path)}  # noqa: PTH110
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -191,7 +202,8 @@ def failed(task: Task, error: BaseException) -> Result:
     else:
         message = f"{task.job.moving}: internal error, please report it with the trace: {error!r}"
         trace = "".join(traceback.format_exception(error))
-    line = _head(task) | {"verdict": "failed", "error": message} | _tail(task, contents(task))
+    written = [name for name in task.there if name not in task.foreign]  # by an earlier run, or before it went wrong
+    line = _head(task) | {"verdict": "failed", "error": message, "written": written} | _tail(task, contents(task))
     if trace is not None:
         line["trace"] = trace
     usage = isinstance(error, OptionError | DeviceError)
@@ -245,8 +257,7 @@ def _head(task: Task) -> dict[str, Any]:
         "fixed": job.fixed,
         "moving": job.moving,
         "model": task.finding.model,
-        "output": task.names[0],
-        "params": task.names[1],
+        **task.names,
     }
 
 

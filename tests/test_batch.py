@@ -223,6 +223,66 @@ def test_file_of_somebody_else_is_kept_however_often(pairs):
     assert Path("out/b.aligned.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["b.aligned.gradmap.tif", "b.aligned.fixed.gradmap.tif"])
+def test_map_of_somebody_else_is_kept_and_does_not_count_as_done(name, pairs):
+    go(pairs)
+    Path("out", name).write_text("mine", "utf-8")
+    for _ in range(2):
+        _watch, tally = go(pairs, gradmap=True)
+        assert tally.verdicts == {"trusted": 3, "failed": 1}
+        assert Path("out", name).read_text("utf-8") == "mine"
+    Path("out", name).unlink()
+    assert go(pairs, gradmap=True)[0].ids == ["b"]
+    assert go(pairs, gradmap=True)[0].ids == []
+
+
+def test_missing_map_is_done_again(pairs):
+    go(pairs, gradmap=True)
+    Path("out/c.aligned.gradmap.tif").unlink()
+    assert go(pairs, gradmap=True)[0].ids == ["c"]
+
+
+def test_file_made_by_hand_where_a_pair_failed_is_kept(pairs):
+    Path("in/b.png").write_bytes(b"no picture")
+    go(pairs)
+    Path("out/b.aligned.png").write_text("mine", "utf-8")
+    Path("in/b.png").write_bytes(Path("in/c.png").read_bytes())
+    go(pairs)
+    assert Path("out/b.aligned.png").read_text("utf-8") == "mine"
+
+
+def test_picture_made_by_hand_where_none_was_written_is_kept(pairs, fake_align):
+    fake_align.outcomes[1] = {"trusted": False}
+    go(pairs, writing=WriteOptions(on_untrusted="skip"))
+    Path("out/a.aligned.png").write_text("mine", "utf-8")
+    go(pairs)
+    assert Path("out/a.aligned.png").read_text("utf-8") == "mine"
+
+
+def test_failed_pair_keeps_its_earlier_files_and_may_replace_them(pairs):
+    go(pairs)
+    whole = Path("in/b.png").read_bytes()
+    Path("in/b.png").write_bytes(b"no picture")
+    go(pairs)
+    go(pairs)
+    assert records()[-1]["written"] == ["b.aligned.png", "b.params.json"]
+    Path("in/b.png").write_bytes(whole)
+    assert go(pairs)[1].verdicts == {"trusted": 4}
+
+
+def test_pair_that_failed_half_way_may_replace_what_it_has_written(pairs, monkeypatch):
+    from imgalign.alignment import Alignment
+
+    def full(*arguments, **options):
+        raise WriteError("out/a.params.json: could not be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Alignment, "save", full)
+        assert go(pairs)[1].verdicts == {"failed": 4}
+    assert Path("out/a.aligned.png").is_file()
+    assert go(pairs)[1].verdicts == {"trusted": 4}
+
+
 def test_full_disk_stops_the_rest(pairs, monkeypatch):
     from imgalign import images
 
@@ -256,7 +316,7 @@ def test_litter_of_a_killed_batch_is_swept_away(pairs):
 
     go(Pairs(pairs[:1]))
     killed = Ledger(Path("out"))
-    killed.begin("b", names_digest("b.aligned.png", "b.params.json"))
+    killed.begin("b", names_digest({"output": "b.aligned.png", "params": "b.params.json"}))
     killed.release()
     Path("out/.imgalign-0.tmp").touch()
     Path("out/b.aligned.png").write_text("of the killed batch", "utf-8")

@@ -11,7 +11,7 @@ import pytest
 from imgalign.errors import WriteError
 from imgalign.ledger import LOCK, RESULTS, SUMMARY, Ledger, names_digest, work_digest
 
-NAMES = names_digest("a.png", "a.json")
+NAMES = names_digest({"output": "a.png", "params": "a.json"})
 
 
 def line(pair_id, verdict="trusted", **fields):
@@ -46,13 +46,13 @@ def ids(tmp_path):
 
 def test_line_is_known_again(ledger):
     first = ledger()
-    first.append(line("a", "untrusted"))
+    first.append(line("a", "untrusted", written=["a.png", "a.json"]))
     first.close()
     known = ledger().known("a")
     assert known.verdict == "untrusted"
     assert known.work == work_digest("o", {"moving": "2", "fixed": "1"})
     assert known.names == NAMES
-    assert not known.refused
+    assert len(known.written) == 2
 
 
 @pytest.mark.parametrize("changed", [{"options_hash": "p"}, {"inputs": {"fixed": "1", "moving": "3"}}])
@@ -154,6 +154,8 @@ def test_damaged_line_in_the_middle_is_counted_and_left(ledger, tmp_path):
         {"seconds": {"read": "long"}},
         {"reasons": "none"},
         {"reasons": [1]},
+        {"written": "a.png"},
+        {"gradmaps": [None]},
         {"id": 3},
         {"verdict": ["failed"]},
     ],
@@ -195,24 +197,32 @@ def test_only_one_batch_at_a_time(ledger, tmp_path):
 def test_begun_pairs_own_their_files_after_a_kill(ledger):
     first = ledger()
     assert not first.interrupted
-    assert not first.owns("a", NAMES)
+    assert not first.owns("a", NAMES, "a.png")
     first.begin("a", NAMES)
     first.release()  # as the end of a killed process does
     second = ledger()
     assert second.interrupted
-    assert second.owns("a", NAMES)
-    assert not second.owns("a", names_digest("other.png", None))
-    second.append(line("a"))
+    assert second.owns("a", NAMES, "a.png")
+    assert not second.owns("a", names_digest({"output": "other.png"}), "other.png")
+    second.append(line("a", written=["a.png"]))
     second.close()
     third = ledger()
     assert not third.interrupted
-    assert third.owns("a", NAMES)
+    assert third.owns("a", NAMES, "a.png")
 
 
-def test_refused_pair_owns_nothing(ledger):
+def test_pair_owns_what_it_has_written_and_nothing_else(ledger):
     one = ledger()
-    one.append(line("a", "failed", refused=True))
-    assert not one.owns("a", NAMES)
+    one.append(line("a", "untrusted", written=["a.json"]))
+    assert one.owns("a", NAMES, "a.json")
+    assert not one.owns("a", NAMES, "a.png")
+    assert not one.owns("b", NAMES, "a.json")
+
+
+def test_every_file_is_a_name():
+    names = {"output": "a.png", "params": "a.json", "gradmaps": []}
+    assert names_digest(names) == NAMES
+    assert names_digest({**names, "gradmaps": ["a.gradmap.tif"]}) != NAMES
 
 
 def test_full_disk_leaves_whole_lines(ledger, tmp_path, monkeypatch):
