@@ -21,7 +21,7 @@ from imgalign.laying import WriteOptions
 from imgalign.layout import Layout
 from imgalign.ledger import Known, Ledger, Verdict, names_digest, work_digest
 from imgalign.manifest import Entry
-from imgalign.paths import is_file, shown
+from imgalign.paths import is_file, shown, sweep
 from imgalign.wanted import STARTS, AlignOptions
 from imgalign.work import Result, Task, contents, failed
 
@@ -184,7 +184,7 @@ def run(entries: Pairs, settings: Settings, make_engine: Callable[[], Engine], o
             litter = ledger.interrupted or engine.lost_workers
         ledger.close(unfinished=unfinished)
         if litter and not unfinished:
-            _sweep(folder)
+            sweep(folder)
     finally:
         ledger.release()
     return tally
@@ -288,9 +288,3 @@ def _is_current(task: Task, known: Known | None) -> bool:
         return True
     skipped = known.verdict == "untrusted" and task.writing.on_untrusted == "skip"
     return all(is_file(path) or (skipped and path == task.job.image) for path in task.job.outputs)
-
-
-def _sweep(folder: Path) -> None:
-    """Take away the unfinished files of a batch that was killed."""
-    for path in folder.rglob(".imgalign-*.tmp"):
-        path.unlink(missing_ok=True)

@@ -3,8 +3,9 @@
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -74,16 +75,61 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False, sync: bo
                 _write_all(stream, buffer.getbuffer())
             return
         _refuse(path, target, overwrite)
-        temporary = target.with_name(f".imgalign-{uuid4().hex}.tmp")
+        temporary, file = _new_beside(target)
         try:
-            with temporary.open("x+b") as file:
+            with file:
                 yield file
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
-            _put(temporary, target, path, overwrite)
+                if _POSIX:  # while the lock keeps `sweep` off
+                    _put(temporary, target, path, overwrite)
+            if not _POSIX:  # where an open file has to keep its name
+                _put(temporary, target, path, overwrite)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what processes that were killed left unfinished below a folder, and nothing that is still in work."""
+    for temporary in folder.rglob(".imgalign-*.tmp"):
+        with suppress(OSError):  # that somebody works on it, or it is gone
+            _discard(temporary)
+
+
+def _new_beside(target: Path) -> tuple[Path, IO[bytes]]:
+    """A hidden file in the same folder, locked as long as it is open."""
+    while True:
+        temporary = target.with_name(f".imgalign-{uuid4().hex}.tmp")
+        file = temporary.open("x+b")
+        _lock(file)
+        if temporary.exists():
+            return temporary, file
+        file.close()  # `sweep` came before the lock
+
+
+if sys.platform == "win32":
+
+    def _lock(file: IO[bytes]) -> None:
+        """Nothing: what is open cannot be removed there."""
+
+    def _discard(temporary: Path) -> None:
+        temporary.unlink()
+
+else:
+
+    def _lock(file: IO[bytes]) -> None:
+        import fcntl
+
+        with suppress(OSError):  # a file system without locks, where `sweep` gets none either
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def _discard(temporary: Path) -> None:
+        import fcntl
+
+        with temporary.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()
 
 
 def settle(paths: Iterable[Path]) -> None:

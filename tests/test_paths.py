@@ -9,7 +9,7 @@ import pytest
 
 from imgalign import paths
 from imgalign.errors import WriteError
-from imgalign.paths import refuse_input_as_output, replacing, settle, shown
+from imgalign.paths import refuse_input_as_output, replacing, settle, shown, sweep
 
 
 def names(folder):
@@ -112,6 +112,48 @@ def test_a_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(WriteError, match="no permission"):
         write(tmp_path / "a")
+
+
+def test_sweep_takes_what_a_killed_process_left_and_nothing_in_work(tmp_path):
+    code = (
+        "import sys\n"
+        "from imgalign.paths import replacing\n"
+        "with replacing(sys.argv[1]) as file:\n"
+        "    print(flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    (tmp_path / "sub").mkdir()
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        subprocess.Popen([*command, tmp_path / "alive"], **pipes) as alive,
+        subprocess.Popen([*command, tmp_path / "sub" / "dead"], **pipes) as dead,
+    ):
+        alive.stdout.readline()
+        dead.stdout.readline()
+        dead.kill()
+        dead.wait()
+        assert len(names(tmp_path / "sub")) == 1
+        sweep(tmp_path)
+        assert names(tmp_path / "sub") == []
+        alive.communicate(b"")
+    assert alive.returncode == 0
+    assert sorted(names(tmp_path)) == ["alive", "sub"]
+
+
+def test_file_that_was_swept_before_it_was_locked_is_begun_again(tmp_path, monkeypatch):
+    lock, swept = paths._lock, []
+
+    def late(file):
+        if not swept:
+            swept.append(file.name)
+            sweep(tmp_path)
+        lock(file)
+
+    monkeypatch.setattr(paths, "_lock", late)
+    write(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]
 
 
 def test_streams_are_written_to_and_never_replaced():
