@@ -26,6 +26,7 @@ __all__ = [
     "Metadata",
     "Picture",
     "can_hold_alpha",
+    "check_held",
     "check_name",
     "file_and_page",
     "page_count",
@@ -158,6 +159,27 @@ def check_name(path: str | os.PathLike[str]) -> None:
     try:
         encoding.check_suffix(Path(path).suffix.lower())
     except WriteError as error:
+        raise WriteError(f"{shown(path)}: {error}") from None
+
+
+def check_held(
+    path: str | os.PathLike[str], pixels: Pixels, *, has_alpha: bool, compression: Compression = "fast"
+) -> None:
+    """Refuse a name whose format cannot hold pixels like these, before the work is done for it.
+
+    Args:
+        path: The name.
+        pixels: A small sample, `(H, W)` or `(H, W, C)`.
+        has_alpha: Its last channel is opacity.
+        compression: How it shall be written.
+
+    Raises:
+        WriteError: Naming the file, and the ending that can.
+    """
+    try:
+        ready = encoding.plan(Path(path), pixels, like=None, has_alpha=has_alpha)
+        encoding.encode(BytesIO(), ready, compression=compression, quality=95)
+    except OSError as error:  # of an encoder too: they refuse in words of their own
         raise WriteError(f"{shown(path)}: {error}") from None
 
 

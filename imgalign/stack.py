@@ -7,7 +7,7 @@ frame that is not trusted is no link of the chain: the next one steps from the l
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,7 +95,7 @@ class Stacker:
 
     Raises:
         ImgalignError: If the reference, a mask or the parameter file to start from cannot be read, or, for the mean,
-            not a single frame.
+            not a single frame; or if what is written of all frames has a name that cannot hold it.
     """
 
     def __init__(
@@ -117,10 +117,11 @@ class Stacker:
         number = reference if isinstance(reference, int) else 0
         self._at = self._frames[number]
         self._fixed, _ = Reader(max_pixels=max_pixels).take(self._at)
+        self._files = files or StackFiles()
+        self._check_held()
         self._last = (self._fixed, _at_rest(self._fixed, finding))
         """The frame that the next one of a chain steps from, and where it lies."""
         self._starts: dict[str, Alignment] = {}
-        self._files = files or StackFiles()
         self._sum = Sum()
         self._scratch: IO[bytes] | None = None
         self._tif: Any = None
@@ -133,27 +134,25 @@ class Stacker:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Around all frames: what is made of all of them is written at the end, and not at all after an error.
+        """Around all frames: what is made of all of them is written at the end; after an error only what is whole.
 
         Raises:
             ImgalignError: If it cannot be written, or there is nothing to make it of.
         """
         files = self._files
         with ExitStack() as opened:
-            if files.pages is not None:
-                file = opened.enter_context(replacing(files.pages, overwrite=self._writing.overwrite))
-                self._tif = opened.enter_context(_pages(file, len(self._frames) * self._fixed.pixels.nbytes))
             if files.median is not None:
                 self._scratch = opened.enter_context(_scratch(files.median))
+            pages = opened.enter_context(ExitStack())
+            if files.pages is not None:
+                file = pages.enter_context(replacing(files.pages, overwrite=self._writing.overwrite))
+                self._tif = pages.enter_context(_pages(file, len(self._frames) * self._fixed.pixels.nbytes))
             yield
             if self._lost is not None:
                 raise self._lost
             if files.pages is not None and not self.pages:
                 raise ShapeError(f"{shown(files.pages)}: not a single frame could be aligned, so there are no pages")
-            if files.mean is not None:
-                self._write_one(files.mean, self._sum.mean())
-            if self._scratch is not None and files.median is not None:
-                self._write_one(files.median, median(self._scratch, self._sum.shape))
+            _each(pages.close, self._write_mean, self._write_median)
 
     def run(self, job: Job) -> Outcome:
         """Align and write one frame.
@@ -250,20 +249,59 @@ class Stacker:
             self._lost = WriteError(f"{shown(path or '')}: {advice(error)}")
             raise self._lost from error
 
+    def _write_mean(self) -> None:
+        if self._files.mean is not None:
+            self._write_one(self._files.mean, self._sum.mean())
+
+    def _write_median(self) -> None:
+        if self._files.median is not None and self._scratch is not None:
+            self._write_one(self._files.median, median(self._scratch, self._sum.shape))
+
     def _write_one(self, path: Path, values: NDArray[np.float32]) -> None:
-        """As floats into a TIFF, which holds what averaging gains; else in the frames' own dtype."""
-        kind = self._sum.dtype
-        pixels: NDArray[Any] = values
-        if path.suffix.lower() not in {".tif", ".tiff"} and kind.kind in "iu":
-            limits = np.iinfo(kind)
-            pixels = np.nan_to_num(values).round().clip(limits.min, limits.max).astype(kind)
+        pixels = _as_kept(path, values, self._sum.dtype)
         images.write(path, pixels, overwrite=self._writing.overwrite, compression=self._writing.compression)
+
+    def _check_held(self) -> None:
+        """Refuse names that cannot hold what comes of frames like the reference, before the work is done."""
+        compression, like = self._writing.compression, self._fixed.pixels
+        if self._files.pages is not None and compression == "lzw":
+            raise OptionError("pages of one TIFF are not written in lzw; use the compression fast, small or none")
+        for path in (self._files.mean, self._files.median):
+            if path is not None:
+                sample = _as_kept(path, np.zeros((16, 16, *like.shape[2:]), np.float32), like.dtype)
+                images.check_held(path, sample, has_alpha=self._fixed.has_alpha, compression=compression)
 
     def _reader(self) -> Reader:
         return Reader(self._frames, max_pixels=self._max_pixels)
 
     def _read_mask(self, path: Path | None) -> NDArray[np.float32] | None:
         return read_weights(Reader(max_pixels=self._max_pixels), path)
+
+
+def _each(*steps: Callable[[], None]) -> None:
+    """Take every step, whatever becomes of the others.
+
+    Raises:
+        ImgalignError: What went wrong in any.
+    """
+    errors: list[ImgalignError] = []
+    for step in steps:
+        try:
+            step()
+        except ImgalignError as error:  # noqa: PERF203  (three of them)
+            errors.append(error)
+    if len(errors) > 1:
+        raise WriteError("; ".join(map(str, errors)))
+    if errors:
+        raise errors[0]
+
+
+def _as_kept(path: Path, values: NDArray[np.float32], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Floats for a TIFF, which holds what averaging gains; else of the frames' own dtype."""
+    if path.suffix.lower() in {".tif", ".tiff"} or kind.kind not in "iu":
+        return values
+    limits = np.iinfo(kind)
+    return np.nan_to_num(values).round().clip(limits.min, limits.max).astype(kind)
 
 
 def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imgalign import stack
 from imgalign.averages import Sum, median
-from imgalign.errors import OptionError
+from imgalign.errors import OptionError, WriteError
 
 SIZE_HW = (72, 96)
 # --trust 0 where the road is tested and not the verdict; shifts are small, so that identity is a start
@@ -145,6 +145,28 @@ def test_full_disk_ends_the_stack_in_clear_words(frames, invoke, monkeypatch):
     assert not list(Path().glob(".imgalign*"))
 
 
+def test_one_file_that_cannot_be_written_costs_no_other(frames, invoke, monkeypatch):
+    from imgalign import images
+
+    write = images.write
+
+    def guarded(path, *arguments, **options):
+        if Path(path).name in failing:
+            raise WriteError(f"{path}: no")
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(images, "write", guarded)
+    made = ("--output", "pages.tif", "--mean", "mean.tif", "--median", "median.tif", "--overwrite")
+    failing = {"mean.tif"}
+    result = invoke("stack", *frames[0], *QUICK, *made)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: mean.tif: no")
+    assert len(tifffile.imread("pages.tif")) == 5
+    assert tifffile.imread("median.tif").shape == SIZE_HW
+    failing = {"mean.tif", "median.tif"}
+    result = invoke("stack", *frames[0], *QUICK, *made)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "Error: mean.tif: no; median.tif: no")
+
+
 def test_frame_of_other_channels_is_named_and_leaves_no_page(frames, invoke):
     names, _ = frames
     Image.fromarray(np.stack([moved(0.75, -0.5)] * 3, -1)).save("f1.png")
@@ -246,6 +268,24 @@ class TestRefusals:
         assert result.exit_code == 1
         assert "use --overwrite" in result.stderr
         assert Path("mean.tif").read_text("utf-8") == "mine"
+
+    @pytest.mark.parametrize(
+        ("dtype", "option", "said"),
+        [
+            (np.float32, ("--mean", "mean.png"), "mean.png: .png cannot hold float32 pixels; use .tif instead"),
+            (np.int16, ("--median", "median.png"), "median.png: .png cannot hold int16 pixels; use .tif instead"),
+            (np.uint16, ("--mean", "mean.jpg"), "mean.jpg: .jpg cannot hold uint16 pixels; use .png or .tif instead"),
+            (np.uint8, ("--compression", "lzw"), "pages of one TIFF are not written in lzw"),
+        ],
+    )
+    def test_what_a_name_cannot_hold_is_said_at_once(self, dtype, option, said, workdir, invoke):
+        for k in range(2):
+            tifffile.imwrite(f"f{k}.tif", moved(k, 0, dtype), photometric="minisblack")
+        result = invoke("stack", "f0.tif", "f1.tif", *QUICK, "--output", "pages.tif", *option)
+        assert result.exit_code in {1, 2}
+        assert said in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert len(list(Path().iterdir())) == 2
 
     def test_an_input_is_never_an_output(self, frames, invoke):
         result = invoke("stack", *frames[0], "--mean", "f1.png", "--overwrite")
