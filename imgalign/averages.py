@@ -69,7 +69,9 @@ def median(file: IO[bytes], shape: tuple[int, ...]) -> NDArray[np.float32]:
     rows = max(1, _BAND_BYTES // max(1, frames[:, :1].nbytes))
     out = np.empty(shape, np.float32)
     for top in range(0, shape[0], rows):
-        band = np.sort(frames[:, top : top + rows], axis=0)  # NaN last
+        band = np.array(frames[:, top : top + rows])
+        band[~np.isfinite(band)] = np.nan
+        band.sort(axis=0)  # NaN last
         count = np.isfinite(band).sum(axis=0, keepdims=True)
         low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(band) - 1)
         pair = [np.take_along_axis(band, index, axis=0)[0] for index in (low, high)]

@@ -53,15 +53,23 @@ class Laid:
     has_alpha: bool
     grid: Mapping[str, Any]  # where it lies in the fixed picture, for the record
     notes: tuple[str, ...] = ()
-    alpha_is_nodata: bool = False  # and no channel of the file's
 
     @property
-    def channels(self) -> NDArray[Any]:
-        """The pixels in the channels that the file has: of what is transparent by "no data", `covered` knows."""
-        if not self.alpha_is_nodata:
+    def colours(self) -> NDArray[Any]:
+        """`(H, W)` or `(H, W, C)`: the pixels without their opacity."""
+        if not self.has_alpha:
             return self.pixels
         colours = self.pixels[..., :-1]
         return colours[..., 0] if colours.shape[2] == 1 else colours
+
+    @property
+    def opaque(self) -> NDArray[np.bool_]:
+        """`(H, W)`: true where there is something to be seen, which is more than half opaque."""
+        if not self.has_alpha:
+            return self.covered
+        alpha = self.pixels[..., -1]
+        one = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+        return self.covered & (alpha > one / 2)
 
 
 def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha: bool) -> Laid:
@@ -115,7 +123,6 @@ def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha:
         has_alpha=has_alpha,
         grid={"canvas_offset_xy": list(grid.offset_xy), "canvas_size_hw": list(grid.size_hw)},
         notes=("what the picture does not reach is black: this format has no transparency",) if black else (),
-        alpha_is_nodata=by_nodata,
     )
 
 

@@ -218,7 +218,7 @@ class Stacker:
                     continue
                 if found.trusted:
                     self._starts[name] = found
-                    total.add(laid.channels, laid.covered)
+                    total.add(laid.colours, laid.opaque)
             reference = _picture_of(total.mean(), reference)
         return reference
 
@@ -228,9 +228,9 @@ class Stacker:
         with naming(frame):
             laid = lay(frame, alignment, replace(self._writing, canvas="fixed"), alpha=False)
             if self._files.mean is not None:
-                self._sum.add(laid.channels, laid.covered)
+                self._sum.add(laid.colours, laid.opaque)
             if self._scratch is not None:
-                known = as_floats(laid.channels, laid.covered)
+                known = as_floats(laid.colours, laid.opaque)
                 self._sum.check(known.shape, laid.pixels.dtype)
                 with self._keeping(self._files.median):
                     self._scratch.write(known.tobytes())
@@ -258,18 +258,21 @@ class Stacker:
             self._write_one(self._files.median, median(self._scratch, self._sum.shape))
 
     def _write_one(self, path: Path, values: NDArray[np.float32]) -> None:
-        pixels = _as_kept(path, values, self._sum.dtype)
-        images.write(path, pixels, overwrite=self._writing.overwrite, compression=self._writing.compression)
+        pixels, has_alpha = _as_kept(path, values, self._sum.dtype)
+        writing = self._writing
+        images.write(path, pixels, has_alpha=has_alpha, overwrite=writing.overwrite, compression=writing.compression)
 
     def _check_held(self) -> None:
         """Refuse names that cannot hold what comes of frames like the reference, before the work is done."""
-        compression, like = self._writing.compression, self._fixed.pixels
+        compression, like = self._writing.compression, self._fixed
         if self._files.pages is not None and compression == "lzw":
             raise OptionError("pages of one TIFF are not written in lzw; use the compression fast, small or none")
         for path in (self._files.mean, self._files.median):
             if path is not None:
-                sample = _as_kept(path, np.zeros((16, 16, *like.shape[2:]), np.float32), like.dtype)
-                images.check_held(path, sample, has_alpha=self._fixed.has_alpha, compression=compression)
+                colours = like.channels - like.has_alpha
+                sample = np.full((16, 16) if colours == 1 else (16, 16, colours), np.nan, np.float32)
+                pixels, has_alpha = _as_kept(path, sample, like.pixels.dtype)
+                images.check_held(path, pixels, has_alpha=has_alpha, compression=compression)
 
     def _reader(self) -> Reader:
         return Reader(self._frames, max_pixels=self._max_pixels)
@@ -296,12 +299,17 @@ def _each(*steps: Callable[[], None]) -> None:
         raise errors[0]
 
 
-def _as_kept(path: Path, values: NDArray[np.float32], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Floats for a TIFF, which holds what averaging gains; else of the frames' own dtype."""
+def _as_kept(path: Path, values: NDArray[np.float32], kind: np.dtype[Any]) -> tuple[NDArray[Any], bool]:
+    """Floats for a TIFF, which holds what averaging gains; else of the frames' own dtype, with alpha for NaN."""
     if path.suffix.lower() in {".tif", ".tiff"} or kind.kind not in "iu":
-        return values
+        return values, False
     limits = np.iinfo(kind)
-    return np.nan_to_num(values).round().clip(limits.min, limits.max).astype(kind)
+    pixels = np.nan_to_num(values).round().clip(limits.min, limits.max).astype(kind)
+    planes = np.atleast_3d(values)
+    missing = np.isnan(planes).any(axis=2, keepdims=True)
+    if not missing.any() or planes.shape[2] not in {1, 3} or not images.can_hold_alpha(path):
+        return pixels, False
+    return np.concatenate([np.atleast_3d(pixels), np.where(missing, 0, limits.max).astype(kind)], axis=2), True
 
 
 def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:
@@ -312,7 +320,7 @@ def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:
         pixels=mean,
         path=Path("mean"),
         page=None,
-        has_alpha=like.has_alpha and like.metadata.nodata is None,
+        has_alpha=False,
         notes=(),
         metadata=replace(like.metadata, nodata=None),
         stream_sha256=digest,

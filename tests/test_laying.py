@@ -95,7 +95,7 @@ class TestNoData:
         assert out.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(out, expected)
         assert images.read("out.tif").metadata.nodata == number
-        assert np.array_equal(laid.channels.shape, (40, 50))
+        assert np.array_equal(laid.colours.shape, (40, 50))
 
     @pytest.mark.parametrize(("dtype", "number"), [("u1", 0), ("i2", -9999), ("f4", -9999), ("f8", -1e20)])
     @pytest.mark.parametrize("interpolation", ["bilinear", "cubic", "lanczos"])

@@ -315,9 +315,36 @@ def test_averages_leave_out_what_is_not_covered(tmp_path):
 def test_median_matches_numpy(tmp_path):
     frames = np.random.default_rng(3).normal(size=(6, 40, 7)).astype(np.float32)
     frames[frames > 1] = np.nan
+    frames[frames < -1] = -np.inf
+    known = np.where(np.isfinite(frames), frames, np.nan)
     with (tmp_path / "frames").open("w+b") as file:
         file.write(frames.tobytes())
-        np.testing.assert_allclose(median(file, (40, 7)), np.nanmedian(frames, axis=0))
+        np.testing.assert_allclose(median(file, (40, 7)), np.nanmedian(known, axis=0))
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("ending", ["tif", "png"])
+def test_what_frames_show_transparent_is_left_out_of_averages(ending, colours, workdir, invoke):
+    """A hole in one frame is filled from the others; one in all of them stays."""
+    scene = np.repeat(moved(0, 0)[..., None], colours, 2)
+    for k in range(3):
+        alpha = np.full((*SIZE_HW, 1), 255, np.uint8)
+        alpha[20:30, 20 + 20 * k : 30 + 20 * k] = alpha[50:60, 50:60] = 0
+        Image.fromarray(np.where(alpha, np.concatenate([scene, alpha], 2), 0)).save(f"f{k}.png")
+    for reference in ("first", "mean"):
+        made = ("--mean", f"mean.{ending}", "--median", f"median.{ending}", "--no-image", "--overwrite")
+        result = invoke("stack", "f0.png", "f1.png", "f2.png", *QUICK, *made, "--reference", reference)
+        assert result.exit_code == 0, result.stderr
+        for name in ("mean", "median"):
+            found = np.atleast_3d(pixels(f"{name}.png") if ending == "png" else tifffile.imread(f"{name}.tif"))
+            known = found[..., -1] == 255 if ending == "png" else np.isfinite(found[..., 0])
+            assert found.shape[2] == colours + (ending == "png")
+            assert not known[51:59, 51:59].any()
+            known[48:62, 48:62] = True
+            assert known[4:-4, 4:-4].all()
+            known = np.zeros(SIZE_HW, bool)
+            known[4:46, 4:-4] = True
+            assert np.abs(found[known][:, :colours] - scene[known].astype(float)).max() < 3  # 0.1 px on a slope
 
 
 def test_frames_with_and_without_holes_are_averaged_where_they_know_something(workdir, invoke):
