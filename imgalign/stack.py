@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from imgalign import images
 from imgalign.alignment import Alignment, load
 from imgalign.averages import Sum, as_floats, median
-from imgalign.errors import ImgalignError, OptionError, ShapeError, WriteError
+from imgalign.errors import DeviceError, ImgalignError, OptionError, ShapeError, WriteError
 from imgalign.laying import WriteOptions, lay, naming
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
@@ -214,6 +214,8 @@ class Stacker:
                     start = self._starts.get(name, self._start)
                     found = self._against_reference(frame, start)
                     laid = lay(frame, found, WriteOptions(), alpha=False)
+                except (OptionError, DeviceError):  # which no frame would fare better with
+                    raise
                 except ImgalignError:  # said when its own turn comes
                     continue
                 if found.trusted:

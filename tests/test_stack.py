@@ -12,7 +12,7 @@ from PIL import Image
 
 from imgalign import stack
 from imgalign.averages import Sum, median
-from imgalign.errors import OptionError, WriteError
+from imgalign.errors import DeviceError, OptionError, WriteError
 
 SIZE_HW = (72, 96)
 # --trust 0 where the road is tested and not the verdict; shifts are small, so that identity is a start
@@ -253,6 +253,14 @@ class TestRefusals:
         result = invoke("stack", pair.fixed)
         assert result.exit_code == 2
         assert "two frames or more" in result.stderr
+
+    @pytest.mark.parametrize("reference", ["first", "mean"])
+    @pytest.mark.parametrize("error", [DeviceError, OptionError])
+    def test_what_no_frame_can_work_with_is_said(self, error, reference, frames, invoke, fake_align):
+        fake_align.outcomes[1] = error("there is no such thing")
+        result = invoke("stack", *frames[0], "--reference", reference)
+        assert result.exit_code in {1, 2}
+        assert result.stderr.splitlines()[-1] == "Error: there is no such thing"
 
     def test_no_such_reference(self, frames, invoke):
         result = invoke("stack", *frames[0], "--reference", "5")
