@@ -5,6 +5,7 @@ A manifest can be gone through several times and is never held in memory: first 
 
 import csv
 import json
+import os
 import re
 import shutil
 import stat
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from imgalign.errors import OptionError
-from imgalign.outputs import stem
+from imgalign.outputs import file_of, stem
 from imgalign.paths import shown
 from imgalign.wanted import MODELS
 
@@ -84,7 +85,7 @@ class Manifest:
         self._encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
         first = head.decode(self._encoding, "replace")
         self._kind = _kind_of(first)
-        header = first.partition("\n")[0].strip()
+        header = first.strip().partition("\n")[0].strip()
         if self._kind == "lines" and Path(path).suffix.lower() in _TABLES and len(_cells(header)) > 1:
             self._file.close()
             raise OptionError(
@@ -127,15 +128,15 @@ class Manifest:
 
     def _from_csv(self, text: TextIOWrapper) -> Iterator[tuple[int, Mapping[str, Any]]]:
         reader = csv.reader(text, delimiter=_delimiter(text))
-        header = [name.strip().lower() for name in next(reader)]
+        rows = (row for row in reader if any(cell.strip() for cell in row))
+        header = [name.strip().lower() for name in next(rows)]
         for name in _TEXTS:
             if header.count(name) > 1:
-                raise OptionError(f"{self._at(1)} names the column {name} twice; rename or remove one")
-        for row in reader:
+                raise OptionError(f"{self._at(reader.line_num)} names the column {name} twice; rename or remove one")
+        for row in rows:
             if len(row) > len(header):
                 raise OptionError(f"{self._at(reader.line_num)} has {len(row)} fields, the header {len(header)}")
-            if any(cell.strip() for cell in row):
-                yield reader.line_num, dict(zip(header, row, strict=False))
+            yield reader.line_num, dict(zip(header, map(_tidied, row), strict=False))
 
     def _from_json(self, text: TextIOWrapper) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for number, line in enumerate(text, 1):
@@ -281,9 +282,15 @@ def _cells(line: str) -> list[str]:
 
 def _delimiter(text: TextIOWrapper) -> str:
     """Comma, or what spreadsheets of other countries write instead: whichever the header has most of."""
-    header = text.readline()
+    header = next(line for line in text if line.strip())
     text.seek(0)
     return max(",;\t", key=header.count)
+
+
+def _tidied(cell: str) -> str:
+    """A cell without the blanks around it, which people write for the eye; a file that has them keeps its name."""
+    tidy = cell.strip()
+    return cell if cell != tidy and os.path.lexists(file_of(cell)) else tidy
 
 
 def _split(text: TextIOWrapper, end: str) -> Iterator[str]:

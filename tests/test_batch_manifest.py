@@ -37,6 +37,8 @@ PAIRS = [("a.png", "b.png"), ("c d.png", "e.png")]
         "\ufefffixed,moving\r\na.png,b.png\r\n\r\nc d.png,e.png\r\n",
         "Fixed;Moving;note\na.png;b.png;x\nc d.png;e.png;\n",
         'moving,fixed\nb.png,"a.png"\n"e.png",c d.png\n',
+        "\n \nfixed;moving\na.png;b.png\nc d.png;e.png\n",
+        "fixed, moving, id\na.png, b.png, 1\n  ,\t, \nc d.png\t, e.png , 2\n",
         '{"fixed": "a.png", "moving": "b.png"}\n\n{"moving": "e.png", "fixed": "c d.png", "more": 1}\n',
         "a.png\nb.png\nc d.png\ne.png",
         "a.png\r\nb.png\r\nc d.png\r\ne.png\r\n",
@@ -50,6 +52,16 @@ def test_every_kind_of_list(data, workdir):
 def test_one_fixed_for_all(workdir):
     assert named(read("b.png\0e.png\0", fixed="a.png")) == [("a.png", "b.png"), ("a.png", "e.png")]
     assert named(read("moving\nb.png\n", fixed="a.png")) == [("a.png", "b.png")]
+
+
+def test_blanks_that_belong_to_a_name_stay(workdir):
+    for name in (" b.png", "c.tif "):
+        Path(name).touch()
+    assert named(read("fixed,moving\na.png, b.png\n a.png,c.tif \na.png, d.png\n")) == [
+        ("a.png", " b.png"),
+        ("a.png", "c.tif "),
+        ("a.png", "d.png"),
+    ]
 
 
 def test_columns_become_options_of_the_pair(workdir):
