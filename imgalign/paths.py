@@ -68,7 +68,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False, sync: bo
     """
     target = Path(os.path.realpath(path))
     with _explained(path):
-        if _is_stream(path):
+        if is_stream(path):
             buffer = BytesIO()
             yield buffer
             with Path(path).open("wb", buffering=0) as stream:
@@ -147,7 +147,7 @@ def settle(paths: Iterable[Path]) -> None:
                 os.close(descriptor)
 
 
-def _is_stream(path: str | os.PathLike[str]) -> bool:
+def is_stream(path: str | os.PathLike[str]) -> bool:
     """True for what exists and is neither a file nor a folder: /dev/stdout, a named pipe."""
     try:
         mode = Path(path).stat().st_mode

@@ -24,7 +24,7 @@ from imgalign.laying import WriteOptions, lay, naming
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
 from imgalign.pairs import align_pictures
-from imgalign.paths import advice, replacing, shown
+from imgalign.paths import advice, is_stream, replacing, shown
 from imgalign.picture import Picture
 from imgalign.reading import Reader, read_weights
 from imgalign.wanted import STARTS, AlignOptions
@@ -51,7 +51,7 @@ def frames_of(names: Sequence[str]) -> tuple[str, ...]:
         OptionError: If there is one frame only.
     """
     frames = tuple(names)
-    if len(frames) == 1 and images.file_and_page(frames[0])[1] is None:
+    if len(frames) == 1 and images.file_and_page(frames[0])[1] is None and not is_stream(frames[0]):
         count = images.page_count(frames[0])
         frames = tuple(f"{frames[0]}[{page}]" for page in range(count))
     if len(frames) < 2:
@@ -64,7 +64,7 @@ def with_further_pages(frames: Sequence[str]) -> tuple[str, ...]:
     found = []
     for name in frames:
         with suppress(ImgalignError):
-            if images.file_and_page(name)[1] is None and images.page_count(name) > 1:
+            if images.file_and_page(name)[1] is None and not is_stream(name) and images.page_count(name) > 1:
                 found.append(name)
     return tuple(found)
 
@@ -116,7 +116,9 @@ class Stacker:
         self._moving_mask = self._read_mask(finding.moving_mask)
         number = reference if isinstance(reference, int) else 0
         self._at = self._frames[number]
-        self._fixed, _ = Reader(max_pixels=max_pixels).take(self._at)
+        if reference == "mean" and (piped := next(filter(is_stream, self._frames), None)):
+            raise OptionError(f"{shown(piped)}: the mean reads its frames more than once, and a pipe ends; name a file")
+        self._fixed, self._read_seconds = Reader(max_pixels=max_pixels).take(self._at)
         self._files = files or StackFiles()
         self._check_held()
         self._last = (self._fixed, _at_rest(self._fixed, finding))
@@ -130,7 +132,9 @@ class Stacker:
         """Frames in the TIFF so far."""
         if reference == "mean":
             self._fixed = self._mean_of_all()
-        self._reading = self._reader()
+            self._reading = self._reader()
+        else:
+            self._reading = Reader([name for name in self._frames if name != self._at], max_pixels=max_pixels)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -163,13 +167,18 @@ class Stacker:
         if self._lost is not None:
             raise self._lost
         check_writable(job, overwrite=self._writing.overwrite)
-        frame, seconds = self._reading.take(job.moving)
+        frame, seconds = self._take(job.moving)
         with naming(frame):
             alignment = self._aligned(job.moving, frame)
         outcome = write_result(job, alignment, self._fixed, frame, self._writing, seconds={"read": seconds})
         if alignment.trusted or self._writing.on_untrusted != "skip":
             self._collect(frame, outcome.alignment)
         return outcome
+
+    def _take(self, name: str) -> tuple[Picture, float]:
+        """A frame, and the seconds that its decoding took; the reference has been read, and may have been a pipe."""
+        at_hand = name == self._at and self._mode != "mean"
+        return (self._fixed, self._read_seconds) if at_hand else self._reading.take(name)
 
     def _aligned(self, name: str, frame: Picture) -> Alignment:
         if self._mode == "mean":

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,31 @@ def test_pages_in_and_out_with_mean_and_median(workdir, invoke):
     assert np.abs(pixels("median.png") - first)[inside].max() < near
     assert len(list(Path().glob("movie.*.params.json"))) == 4
     assert not list(Path().glob("*.png.*")) + list(Path().glob(".imgalign*"))
+
+
+def piped(name):
+    """A pipe that gives a file once, as <(cat FILE) does."""
+    pipe = Path(f"pipe_{name}")
+    os.mkfifo(pipe)
+    threading.Thread(target=lambda: pipe.write_bytes(Path(name).read_bytes()), daemon=True).start()
+    return str(pipe)
+
+
+@pytest.mark.parametrize("reference", ["first", "previous", "1"])
+def test_frames_may_come_through_pipes(reference, frames, invoke):
+    names, places = frames
+    names = [piped(names[0]), names[1], piped(names[2])]
+    result = invoke("stack", *names, *QUICK, "--reference", reference, "--no-image")
+    assert result.exit_code == 0, result.stderr
+    at = places[1] if reference == "1" else places[0]
+    assert np.abs(found_shifts(names) - (places[:3] - at)).max() < TOLERANCE_PX
+
+
+def test_mean_of_what_can_be_read_only_once_is_refused(frames, invoke):
+    os.mkfifo("pipe")
+    result = invoke("stack", frames[0][0], "pipe", "--reference", "mean")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: pipe: the mean reads its frames more than once")
 
 
 def test_pages_that_are_no_frames_are_said(frames, invoke):
