@@ -102,15 +102,19 @@ class Bench:
         self._threads = threads
         self._readers: dict[int, Reader] = {}
         self._kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
+        self._expected_fixed = ""
 
     def expect(self, task: Task) -> None:
-        """Begin to decode the pictures of a task that comes soon."""
+        """Begin to decode the pictures of a task; tasks come in the order in which they are expected.
+
+        May run beside `find`. What that has kept is not looked at: it may be about to change.
+        """
         reader = self._reader(task)
         reader.begin(task.job.moving)
         fixed = str(task.job.fixed)
-        kept = self._kept.get("fixed")
-        if kept is None or kept[0][0] != fixed:
+        if fixed != self._expected_fixed:
             reader.begin(fixed)
+        self._expected_fixed = fixed
 
     def do(self, task: Task) -> Result:
         """Everything, one stage after the other."""
@@ -187,9 +191,13 @@ class Bench:
         return self._readers[task.max_pixels]
 
     def _forget(self, task: Task) -> None:
-        """Let go of what was decoded ahead for a task that ended early."""
-        for name in (task.job.moving, str(task.job.fixed)):
+        """Let go of what was decoded ahead for a task that ended early, and of a FIXED before its own."""
+        fixed = str(task.job.fixed)
+        for name in (task.job.moving, fixed):
             self._reader(task).drop(name)
+        kept = self._kept.get("fixed")
+        if kept is not None and kept[0][0] != fixed:
+            del self._kept["fixed"]  # or the one that `expect` begins after this would never be taken
 
 
 def failed(task: Task, error: BaseException) -> Result:
