@@ -57,10 +57,6 @@ class Reader:
         if begun is not None:
             begun.cancel()
 
-    def close(self) -> None:
-        """Drop what was not taken."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     def _read(self, name: str) -> tuple[Picture, float]:
         began = time.perf_counter()
         picture = images.read(name, max_pixels=self._max_pixels)

@@ -68,21 +68,18 @@ class TestReader:
         reader = Reader(names)
         reader.take(names[0])
         reader.take(names[1])
-        reader.close()
         assert set(begun) <= set(names[:3])
 
     def test_picture_out_of_turn(self, names):
         reader = Reader(names[:1])
         assert reader.take(names[4])[0].size_hw == (3, 4)
         assert reader.take(names[0])[0].size_hw == (3, 4)
-        reader.close()
 
     def test_error_comes_when_it_is_taken_and_the_next_is_still_read(self, names):
         reader = Reader(["missing.png", names[0]])
         with pytest.raises(ImageReadError, match="no such file"):
             reader.take("missing.png")
         assert reader.take(names[0])[0].path == Path(names[0])
-        reader.close()
 
     def test_pictures_whose_output_exists_are_not_read(self, names):
         jobs = plan(names[0], names[1:])
