@@ -14,6 +14,7 @@ from imgalign.alignment import Alignment
 from imgalign.images import Picture
 from imgalign.laying import Laid, WriteOptions, lay, left_in_place, naming, numbers_like, write
 from imgalign.outputs import Job, check_new
+from imgalign.paths import shown, take_away
 from imgalign.reading import comparable
 
 
@@ -57,6 +58,8 @@ def write_result(
 ) -> Outcome:
     """Lay the moving picture and write what a job asks for: the picture, gradient maps, the parameter file last.
 
+    A picture that is left out, for it is not to be trusted, leaves none from before either, if that may be replaced.
+
     Args:
         job: Names of the files.
         alignment: What was found.
@@ -76,6 +79,9 @@ def write_result(
     shaping = writing.shaping()
     written: list[Path] = []
     notes = [*dict.fromkeys((*fixed.notes, *moving.notes))]
+    earlier = job.image if skipped and writing.overwrite else None
+    if earlier is not None and take_away(earlier, inputs=[fixed.path, moving.path]):
+        notes.append(f"no picture is written, and {shown(earlier)} from before was taken away")
     if image is not None or job.aligned_gradmap is not None:
         with _timed(taken, "warp"), naming(moving):
             laid = lay(moving, alignment, writing, alpha=image is not None and images.can_hold_alpha(image))

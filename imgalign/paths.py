@@ -47,6 +47,27 @@ def refuse_input_as_output(output: str | os.PathLike[str], inputs: Iterable[str 
             raise WriteError(f"{shown(output)}: is also an input, and inputs are never overwritten; name another file")
 
 
+def take_away(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()) -> bool:
+    """Remove a file, if there is one, so that it is not taken for what was not written.
+
+    Args:
+        path: Which; a device or a pipe stays.
+        inputs: Files that were read, never to be removed.
+
+    Returns:
+        True where there was one.
+
+    Raises:
+        WriteError: If it is an input, or the folder does not let go of it.
+    """
+    refuse_input_as_output(path, inputs)
+    if not is_file(path):
+        return False
+    with _explained(path):
+        Path(path).unlink()
+    return True
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, overwrite: bool = False, sync: bool = False) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes the place of `path` only when the block ends well.

@@ -211,6 +211,15 @@ def test_skipped_picture_is_not_missing(pairs, fake_align):
     assert go(pairs, writing=writing)[0].ids == []
 
 
+def test_earlier_picture_does_not_lie_beside_a_result_that_has_none(pairs, fake_align):
+    go(pairs)
+    fake_align.outcomes[5] = {"trusted": False}
+    go(pairs, writing=WriteOptions(on_untrusted="skip"))
+    assert sorted(path.name for path in Path("out").glob("*.png")) == [f"{name}.aligned.png" for name in "bcd"]
+    assert "a.aligned.png from before was taken away" in records()[0]["notes"][-1]
+    assert go(pairs, writing=WriteOptions(on_untrusted="skip"))[0].ids == []
+
+
 def test_file_of_somebody_else_is_kept_however_often(pairs):
     Path("out").mkdir()
     Path("out/b.aligned.png").write_text("mine", "utf-8")

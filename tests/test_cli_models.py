@@ -162,6 +162,14 @@ class TestUntrusted:
         assert written() == ["moving.params.json"]
         assert not load("moving.params.json").trusted
 
+    def test_skip_leaves_no_picture_from_before_where_it_may_be_replaced(self, pair, invoke):
+        Path("moving.aligned.png").write_text("from before", "utf-8")
+        assert invoke("rigid", pair.fixed, pair.moving, "--on-untrusted", "skip").exit_code == 1
+        assert written() == ["moving.aligned.png"]
+        result = invoke("rigid", pair.fixed, pair.moving, "--on-untrusted", "skip", "--overwrite")
+        assert written() == ["moving.params.json"]
+        assert "moving.aligned.png from before was taken away" in result.stderr
+
     def test_identity_leaves_the_picture_where_it_is(self, pair, invoke):
         invoke("rigid", pair.fixed, pair.moving, "--on-untrusted", "identity")
         np.testing.assert_array_equal(load("moving.params.json").moving_from_fixed, np.eye(3))

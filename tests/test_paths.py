@@ -9,7 +9,7 @@ import pytest
 
 from imgalign import paths
 from imgalign.errors import WriteError
-from imgalign.paths import refuse_input_as_output, replacing, settle, shown, sweep
+from imgalign.paths import refuse_input_as_output, replacing, settle, shown, sweep, take_away
 
 
 def names(folder):
@@ -167,6 +167,16 @@ def test_a_pipe_gets_everything(tmp_path):
     with (tmp_path / "copy").open("wb") as copy, subprocess.Popen(["cat", pipe], stdout=copy):
         write(pipe, bytes(300_000))
     assert (tmp_path / "copy").stat().st_size == 300_000
+
+
+def test_take_away_leaves_inputs_and_what_is_no_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(WriteError, match="also an input"):
+        take_away(tmp_path / "a", inputs=[tmp_path / "a"])
+    assert take_away(tmp_path / "a")
+    assert not take_away(tmp_path / "a")
+    assert not take_away("/dev/null")
+    assert names(tmp_path) == []
 
 
 def test_inputs_are_never_outputs(tmp_path):
