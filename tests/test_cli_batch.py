@@ -160,6 +160,14 @@ class TestWrongUsage:
         assert "allow it with --allow-outside" in result.stderr
 
 
+@pytest.mark.parametrize("text", ["", "\n", "fixed,moving\n"])
+def test_list_without_pairs_is_said(text, pairs, invoke):
+    Path("pairs.csv").write_text(text, "utf-8")
+    result = invoke("batch", "pairs.csv", "-d", "out", "--quiet")
+    assert result.exit_code == 0
+    assert result.stderr == "the list holds no pairs, so there is nothing to do\n"
+
+
 def test_folder_that_cannot_be_made(pairs, invoke):
     result = invoke("batch", "pairs.csv", "-d", "pairs.csv/out")
     assert result.exit_code == 1

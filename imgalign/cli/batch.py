@@ -124,6 +124,8 @@ class _Watch:
         self._total, self._began = total, time.monotonic()
         for note in notes:
             self._talk.say(note)
+        if not total:
+            self._talk.warn("the list holds no pairs, so there is nothing to do")
         self._bar = self._talk.bar(total, "pair")
 
     def ended(self, line: dict[str, Any]) -> None:
