@@ -1,11 +1,14 @@
 """Files on disk: showing a name in one line, and replacing a file whole or not at all."""
 
 import errno
+import hashlib
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -14,6 +17,7 @@ from uuid import uuid4
 from imgalign.errors import WriteError
 
 _POSIX = os.name == "posix"
+_COARSEST_TICK_NS = 2_000_000_000  # of FAT
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -26,6 +30,28 @@ def shown(path: str | os.PathLike[str]) -> str:
 def is_file(path: str | os.PathLike[str]) -> bool:
     """True for an existing file; false, where pathlib raises, for a name that no disk takes or in a shut folder."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. A file that has not changed is read once, however many its pages are.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    info = Path(path).stat()
+    key = (os.fspath(path), info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+    # Within a tick of the disk's clock a file may change and keep its date.
+    fresh = time.time_ns() - info.st_mtime_ns < _COARSEST_TICK_NS
+    return _sha256.__wrapped__(*key) if fresh else _sha256(*key)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: str, *_state: int) -> str:
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

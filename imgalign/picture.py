@@ -1,6 +1,5 @@
 """What is known of a picture that came from a file."""
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from imgalign.paths import sha256_of
 from imgalign.tiff import Resolution
 
 Pixels: TypeAlias = NDArray[Any]
@@ -70,10 +70,4 @@ class Picture:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file's bytes, in hexadecimal; computed when first asked for."""
-        if self.stream_sha256 is not None:
-            return self.stream_sha256
-        with self.path.open("rb") as file:
-            digest = hashlib.sha256()
-            while part := file.read(1 << 20):
-                digest.update(part)
-        return digest.hexdigest()
+        return self.stream_sha256 or sha256_of(self.path)

@@ -4,7 +4,6 @@ A task carries paths and options and no pixels; what comes back is the pair's li
 """
 
 import errno
-import hashlib
 import os
 import socket
 import time
@@ -24,7 +23,7 @@ from imgalign.laying import WriteOptions, naming
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
 from imgalign.pairs import align_pictures
-from imgalign.paths import advice, settle, shown
+from imgalign.paths import advice, settle, sha256_of, shown
 from imgalign.picture import Picture
 from imgalign.reading import Reader, weights
 from imgalign.wanted import STARTS, AlignOptions
@@ -140,7 +139,8 @@ class Bench:
             )
             # The line that speaks of files must not be on the disk before them and their names.
             settle([*outcome.written, *sorted({path.parent for path in outcome.written})])
-            inputs = {"fixed": _known(found.fixed), "moving": _known(found.moving), **self._other_contents(task)}
+            others = {role: content_of(name) for role, name in task.finding.files.items()}
+            inputs = {"fixed": _known(found.fixed), "moving": _known(found.moving), **others}
             return Result(_line(task, outcome, inputs))
         except Exception as error:  # noqa: BLE001  (as above)
             return failed(task, error)
@@ -177,13 +177,6 @@ class Bench:
         value, seconds = make(name)
         self._kept[role] = (key, value)
         return value, seconds
-
-    def _other_contents(self, task: Task) -> dict[str, str | None]:
-        names = {role: name for role, name in task.inputs.items() if role not in {"fixed", "moving"}}
-        return {
-            role: self._once(f"{role} content", name, lambda name: (content_of(name), 0.0))[0]
-            for role, name in names.items()
-        }
 
     def _reader(self, task: Task) -> Reader:
         if task.max_pixels not in self._readers:
@@ -229,13 +222,10 @@ def content_of(name: str) -> str | None:
     try:
         if not file.is_file():
             return None
-        with file.open("rb") as stream:
-            digest = hashlib.sha256()
-            while part := stream.read(1 << 20):
-                digest.update(part)
+        found = sha256_of(file)
     except OSError:
         return None
-    return digest.hexdigest() if page is None else f"{digest.hexdigest()}[{page}]"
+    return found if page is None else f"{found}[{page}]"
 
 
 def _make_folders(job: Job) -> None:

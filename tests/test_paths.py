@@ -1,15 +1,17 @@
 import errno
+import hashlib
 import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from imgalign import paths
 from imgalign.errors import WriteError
-from imgalign.paths import refuse_input_as_output, replacing, settle, shown, sweep, take_away
+from imgalign.paths import refuse_input_as_output, replacing, settle, sha256_of, shown, sweep, take_away
 
 
 def names(folder):
@@ -197,6 +199,24 @@ def test_settle_waits_for_files_and_for_folders_where_it_can(posix, tmp_path, mo
     monkeypatch.setattr(paths, "_POSIX", posix)
     settle([tmp_path / "a", tmp_path])
     assert synced == ([False, True] if posix else [False])
+
+
+def test_sha256_reads_a_file_again_only_when_it_may_have_changed(tmp_path):
+    path, old = tmp_path / "a", time.time_ns() - 10**11
+    sums = {data: hashlib.sha256(data).hexdigest() for data in (b"one", b"two", b"3")}
+
+    def found(data, date):
+        path.write_bytes(data)
+        os.utime(path, ns=(date, date))
+        return sha256_of(path)
+
+    assert found(b"one", old) == sums[b"one"]
+    assert found(b"two", old) == sums[b"one"]  # so that it was not read
+    assert found(b"two", old + 1) == sums[b"two"]
+    assert found(b"3", old + 1) == sums[b"3"]
+    now = time.time_ns()
+    assert found(b"one", now) == sums[b"one"]
+    assert found(b"two", now) == sums[b"two"]
 
 
 def test_shown_is_one_printable_line():
