@@ -4,7 +4,9 @@ Source: TIFF Revision 6.0 (Adobe 1992).
 """
 
 import logging
+import os
 import re
+import struct
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -80,17 +82,49 @@ def read(data: IO[bytes], page_index: int, max_pixels: int, *, insist: bool = Fa
 
     data.seek(0)
     with tifffile.TiffFile(data) as tif:
-        count = len(tif.pages)
+        begins = _begins(tif, data)
+        count = len(begins)
         if not count:
             raise ImageReadError("is damaged or truncated: it says that it is TIFF, but has no page; copy it again")
         if not 0 <= page_index < count:
             raise ImageReadError(f"has {count} page{'s' * (count != 1)}, counted from 0; there is no page {page_index}")
-        page: Any = tif.pages[page_index]
+        tif.filehandle.seek(begins[page_index])
+        page: Any = tifffile.TiffPage(tif, page_index)
         if not insist and not _is_plain(page):
             raise NotByTifffile
         _check(page, max_pixels, tif.filehandle.size)
         pixels = page.asarray()
         return _finished(page, pixels, count)
+
+
+_BEGINS: dict[tuple[int, ...], tuple[int, ...]] = {}  # of the last file: a stack is read page by page
+
+
+def _begins(tif: Any, data: IO[bytes]) -> tuple[int, ...]:
+    """Where the pages begin, which takes a walk along all of them: once a file, as long as it stays what it is."""
+    try:
+        info = os.fstat(data.fileno())
+    except OSError:  # it lies in memory
+        return _walked(tif)
+    key = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+    found = _BEGINS.get(key)
+    if found is None:
+        found = _walked(tif)
+        _BEGINS.clear()
+        _BEGINS[key] = found
+    return found
+
+
+def _walked(tif: Any) -> tuple[int, ...]:
+    """By TIFF 6.0, section 2: a count of tags, the tags, and where the next page begins."""
+    count, file, kind = len(tif.pages), tif.filehandle, tif.tiff
+    found = [tif.pages.first.offset] if count else []
+    while len(found) < count:
+        file.seek(found[-1])
+        (tags,) = struct.unpack(kind.tagnoformat, file.read(kind.tagnosize))
+        file.seek(found[-1] + kind.tagnosize + tags * kind.tagsize)
+        found += struct.unpack(kind.offsetformat, file.read(kind.offsetsize))
+    return tuple(found)
 
 
 def page_count(data: IO[bytes]) -> int:

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from imgalign import images, png
+from imgalign import images, png, tiff
 from imgalign.errors import ImageReadError, WriteError
 
 RNG = np.random.default_rng(0)
@@ -455,3 +455,21 @@ def test_no_data_is_transparent_in_other_formats(tmp_path):
     picture = images.read(declared(tmp_path / "a.tif", np.array([[0, 7]], np.uint8), "0"))
     images.write(tmp_path / "a.png", picture.pixels, like=picture, has_alpha=picture.has_alpha)
     assert images.read(tmp_path / "a.png").pixels.tolist() == [[[0, 0], [7, 255]]]
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pages_of_a_tiff_are_found_without_a_walk_along_all_of_them_each_time(big, order, tmp_path, monkeypatch):
+    walked, walks = tiff._walked, []
+    monkeypatch.setattr(tiff, "_walked", lambda tif: walks.append(tif) or walked(tif))
+    path = tmp_path / "a.tif"
+    for count in (7, 9):  # another file of the same name
+        pages = [np.full((4 + k, 5), 10 * k + count, np.uint16) for k in range(count)]
+        with tifffile.TiffWriter(path, bigtiff=big, byteorder=order) as out:
+            for number, page in enumerate(pages):
+                out.write(page, photometric="minisblack", description="x" * number, metadata=None)
+        for number in (0, count - 1, 3):
+            np.testing.assert_array_equal(images.read(f"{path}[{number}]").pixels, pages[number])
+        with pytest.raises(ImageReadError, match=f"has {count} pages, counted from 0; there is no page {count}"):
+            images.read(f"{path}[{count}]")
+    assert len(walks) == 2
