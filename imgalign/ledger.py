@@ -12,10 +12,12 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, Literal
 
 from imgalign.errors import WriteError
@@ -231,7 +233,7 @@ def _missing_or(path: Path, is_own: Callable[[IO[bytes]], bool]) -> bool:
 def _is_results(file: IO[bytes]) -> bool:
     """True where a line is a result, or the first one was on its way to be; what is damaged beside them may be ours."""
     first = file.readline()
-    return not first or _is_torn(first) or any(_parsed(raw) is not None for raw in (first, *file))
+    return not first or _is_torn(first) or any(_parsed(raw) is not None for raw in chain([first], file))
 
 
 def _is_summary(file: IO[bytes]) -> bool:
@@ -343,21 +345,23 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
 
 def _is_result(line: Mapping[str, Any]) -> bool:
     """True for what `append` may have written; of other kinds of value nothing could be made."""
-    texts = [line.get(name) for name in ("output", "params", "options_hash")]
+    inputs, seconds = line.get("inputs") or {}, line.get("seconds") or {}
     pairs = [line.get(name) or (0, 0) for name in ("shift_px", "scale")]
     lists = [line.get(name) or [] for name in ("gradmaps", "written", "reasons")]
-    inputs, seconds = line.get("inputs") or {}, line.get("seconds") or {}
+    if not (_kinds([inputs, seconds]) <= {dict} and _kinds(lists) <= {list} and _kinds(pairs) <= {list, tuple}):
+        return False
+    texts = [line.get("output"), line.get("params"), line.get("options_hash"), *inputs.values()]
     return (
-        isinstance(line.get("id"), str)
+        _kinds([line.get("id"), *chain(*lists)]) == {str}
+        and _kinds(texts) <= {str, NoneType}
+        and _kinds(seconds.values()) <= {int, float}
+        and all(len(pair) == 2 for pair in pairs)
         and line.get("verdict") in _VERDICTS
-        and all(isinstance(text, str | None) for text in texts)
-        and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
-        and isinstance(inputs, dict)
-        and all(isinstance(text, str | None) for text in inputs.values())
-        and isinstance(seconds, dict)
-        and all(isinstance(number, int | float) for number in seconds.values())
-        and all(isinstance(entries, list) and all(isinstance(text, str) for text in entries) for entries in lists)
     )
+
+
+def _kinds(values: Iterable[Any]) -> set[type]:
+    return set(map(type, values))
 
 
 def _row(line: Mapping[str, Any]) -> list[Any]:
