@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -73,9 +73,6 @@ def decode(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decoded:
         if reduce > 1:
             image.draft(None, (max(1, full_size[0] // reduce), max(1, full_size[1] // reduce)))
         said = str(getattr(image, "tag_v2", {}).get(nodata.TAG, ""))
-        entry = nodata.declared(said, np.dtype(np.uint8))
-        if image.mode == "P" and entry is not None:
-            image.info["transparency"] = entry
         metadata, orientation = _metadata(image), _orientation(image)
         notes = _notes(image)
         pixels, has_alpha = _pixels(image, data)
@@ -155,7 +152,7 @@ def _orientation(image: Image.Image) -> int:
 def _palette(image: Image.Image) -> Pixels | None:
     if image.mode != "P" or image.palette is None:
         return None
-    image.load()  # until then that of a TIFF is not unpacked
+    image.load()  # until then that of a BMP is not unpacked
     colours = np.frombuffer(bytes(image.palette.tobytes()), np.uint8)
     if image.palette.mode != "RGB" or colours.size % 3:
         return None
@@ -185,8 +182,6 @@ def _pixels(image: Image.Image, data: IO[bytes]) -> tuple[Pixels, bool]:
     if deep and image.format == "PNG":
         pixels: Pixels = png.read_deep(data)
         return pixels, pixels.shape[2] in (2, 4)
-    if image.format == "TIFF" and image.mode in ("RGB", "RGBA") and _tiff_bits(image) == 16:
-        return _deep_tiff(image, data), image.mode == "RGBA"
     image.load()
     mode = _target_mode(image)
     return _exact(image, _in_bands(image, mode)), mode in ("LA", "RGBA")
@@ -226,34 +221,4 @@ def _exact(image: Image.Image, pixels: Pixels) -> Pixels:
     """The dtype of the file where Pillow holds it in a wider one."""
     if image.mode == "I" and image.format in ("PNG", "PPM") and pixels.min() >= 0 and pixels.max() < 65536:
         return pixels.astype(np.uint16)
-    if image.format == "TIFF" and image.mode == "I":
-        bits, signed = _tiff_bits(image), _tiff_tag(image, 339, 1) == 2
-        return pixels.astype(np.int16) if bits == 16 and signed else pixels.view(np.int32 if signed else np.uint32)
     return pixels
-
-
-def _deep_tiff(image: Image.Image, data: IO[bytes]) -> Pixels:
-    """16-bit colour in a compression that only Pillow unpacks: see `png.read_deep`.
-
-    libtiff hands over samples in this machine's byte order.
-    """
-    low, high = (_byte(image, data, last) for last in ("BL" if np.little_endian else "LB"))
-    return (high << 8) | low
-
-
-def _byte(image: Image.Image, data: IO[bytes], last: str) -> Pixels:
-    """Of each 16-bit sample the first byte (`B`) or the second (`L`)."""
-    with opened(data) as again:
-        again.seek(image.tell())
-        png.unpack_as(again, f"{image.mode};16{last}")
-        return np.asarray(again).astype(np.uint16)
-
-
-def _tiff_bits(image: Any) -> int:
-    bits = image.tag_v2.get(258, (1,))
-    return int(bits[0] if isinstance(bits, tuple) else bits)
-
-
-def _tiff_tag(image: Any, number: int, default: int) -> int:
-    value = image.tag_v2.get(number, default)
-    return int(value[0] if isinstance(value, tuple) else value)

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -224,30 +225,17 @@ def _decoded(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decode
 
 
 def _decoded_tiff(data: IO[bytes], page: int, max_pixels: int) -> Decoded:
-    """By tifffile where it needs no help, else by Pillow, and where that gives up by tifffile's extra decoders."""
     try:
         return _from_tiff(tiff.read(data, page, max_pixels))
-    except tiff.NotByTifffile:
-        pass
-    try:
-        return decode(data, page, max_pixels, 1)
-    except ImageReadError:
-        raise
-    except Exception as by_pillow:  # noqa: BLE001 - as above
-        try:
-            return _from_tiff(tiff.read(data, page, max_pixels, insist=True))
-        except ValueError as error:
-            if "imagecodecs" in str(error):
-                raise ImageReadError(
-                    f"wants a decoder that is not installed: pip install imagecodecs ({error})"
-                ) from error
-            raise by_pillow from error
+    except tiff.ForPillow as found:
+        decoded = decode(data, page, max_pixels, 1)
+        return replace(decoded, metadata=replace(decoded.metadata, resolution=found.resolution))
 
 
 def _from_tiff(page: tiff.TiffPage) -> Decoded:
     metadata = Metadata(
         format="TIFF",
-        mode="P" if page.palette is not None else "",
+        mode=page.mode,
         icc=page.icc,
         resolution=page.resolution,
         palette=page.palette,

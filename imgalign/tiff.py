@@ -14,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgalign import nodata as no_data
+from imgalign import strips
 from imgalign.errors import ImageReadError
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NONE, _ADOBE_DEFLATE, _DEFLATE, _LZMA = 1, 8, 32946, 34925
 _WITHOUT_IMAGECODECS = {_NONE, _ADOBE_DEFLATE, _DEFLATE, _LZMA}  # what tifffile unpacks by itself, and fast
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
+_JPEG = {6, 7}
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_NOT_READ = {8, 9, 10, 32844, 32845}  # Lab in three encodings, and logarithms of luminance
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+_SPREAD = {1: 255, 2: 85, 4: 17}  # by bits: what takes their largest number to 255
 _UNITS = {1: "none", 2: "inch", 3: "cm"}
 
 # tifffile logs what it finds odd; unheard, that would go to stderr by Python's handler of last resort.
@@ -54,28 +58,33 @@ class TiffPage:
     icc: bytes | None
     resolution: Resolution | None
     palette: NDArray[np.uint8] | None
+    mode: str
     notes: tuple[str, ...]
     nodata: float | None
 
 
-class NotByTifffile(Exception):  # noqa: N818 - a signal to try Pillow, not an error that anyone sees
-    """This page wants a decoder that tifffile has only with the imagecodecs package."""
+class ForPillow(Exception):  # noqa: N818 - a signal, not an error that anyone sees
+    """This page is a JPEG or has YCbCr colours, in a layout that Pillow reads right."""
+
+    def __init__(self, resolution: Resolution | None) -> None:
+        super().__init__()
+        self.resolution = resolution
+        """As the file has it; Pillow makes one up where there is none."""
 
 
 _CLASSIC_BYTES = 3 * 2**30  # beyond this BigTIFF: offsets of 32 bits end at 4 GB
 
 
-def read(data: IO[bytes], page_index: int, max_pixels: int, *, insist: bool = False) -> TiffPage:
+def read(data: IO[bytes], page_index: int, max_pixels: int) -> TiffPage:
     """Read one page.
 
     Args:
         data: The file, open for reading.
         page_index: Counted from 0.
         max_pixels: Refuse pages with more.
-        insist: Try also where Pillow is the better reader.
 
     Raises:
-        NotByTifffile: If Pillow should try.
+        ForPillow: If Pillow is to read it.
         ImageReadError: If there is no such page, or it is too large, truncated, or no picture; without the file's name.
     """
     import tifffile
@@ -90,11 +99,10 @@ def read(data: IO[bytes], page_index: int, max_pixels: int, *, insist: bool = Fa
             raise ImageReadError(f"has {count} page{'s' * (count != 1)}, counted from 0; there is no page {page_index}")
         tif.filehandle.seek(begins[page_index])
         page: Any = tifffile.TiffPage(tif, page_index)
-        if not insist and not _is_plain(page):
-            raise NotByTifffile
         _check(page, max_pixels, tif.filehandle.size)
-        pixels = page.asarray()
-        return _finished(page, pixels, count)
+        if _is_for_pillow(page):
+            raise ForPillow(_resolution(page))
+        return _finished(page, _pixels(page), count)
 
 
 _BEGINS: dict[tuple[int, ...], tuple[int, ...]] = {}  # of the last file: a stack is read page by page
@@ -209,14 +217,45 @@ def add_page(
 
 
 def _is_plain(page: Any) -> bool:
-    """True where tifffile needs no help to unpack a page, and its samples are what they seem."""
+    """True where tifffile needs no help to unpack a page."""
     return (
         int(page.compression) in _WITHOUT_IMAGECODECS
         and int(page.predictor) in (1, 2)
-        and int(page.photometric) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE)
         and page.bitspersample in (1, 8, 16, 32, 64)
         and int(page.fillorder) == 1
     )
+
+
+def _is_for_pillow(page: Any) -> bool:
+    """True where the bytes are no samples yet, and Pillow makes the right ones of them: 8 bits, planes not apart."""
+    photometric, compression = int(page.photometric), int(page.compression)
+    if photometric != _YCBCR and compression not in _JPEG:
+        return False
+    channels, extra = page.samplesperpixel, tuple(int(v) for v in page.extrasamples)
+    layouts: dict[int, list[tuple[int, tuple[int, ...]]]] = {
+        _WHITE_IS_ZERO: [(1, ())],
+        _BLACK_IS_ZERO: [(1, ()), (2, (_UNASSOCIATED,))],
+        _RGB: [(3, ()), (4, (_ASSOCIATED,)), (4, (_UNASSOCIATED,))],
+        _CMYK: [(4, ())],
+        _YCBCR: [(3, ())],
+    }
+    contiguous = channels == 1 or int(page.planarconfig) == 1
+    return page.bitspersample == 8 and contiguous and (channels, extra) in layouts.get(photometric, [])
+
+
+def _pixels(page: Any) -> NDArray[Any]:
+    """The samples as the file has them, `(H, W)` or `(H, W, C)`."""
+    if int(page.photometric) in _NOT_READ or (int(page.photometric) == _YCBCR and int(page.compression) not in _JPEG):
+        raise ImageReadError(f"holds colours as {page.photometric.name}, in a layout that is not read; save it as RGB")
+    if not _is_plain(page) and strips.can_unpack(page):
+        pixels = strips.unpacked(page)
+        return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    try:
+        return _channels_last(page, page.asarray())
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        raise ImageReadError(f"wants a decoder that is not installed: pip install imagecodecs ({error})") from error
 
 
 def _check(page: Any, max_pixels: int, file_bytes: int) -> None:
@@ -252,20 +291,21 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _finished(page: Any, pixels: NDArray[Any], count: int) -> TiffPage:
-    """Channels last, native byte order, black as zero, alpha not multiplied in, palette looked up."""
+    """Native byte order, black as zero, few bits on 0 to 255, RGB; alpha not multiplied in."""
     notes: list[str] = []
-    pixels = _channels_last(page, pixels)
+    photometric, bits = int(page.photometric), page.bitspersample
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     nodata = no_data.declared(_tag(page, no_data.TAG, ""), pixels.dtype)
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    if int(page.photometric) == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
+    if bits in _SPREAD and photometric != _PALETTE:
+        pixels = pixels.astype(np.uint8) * np.uint8(_SPREAD[bits])
+        nodata = None if nodata is None or nodata * _SPREAD[bits] > 255 else nodata * _SPREAD[bits]
+    if photometric == _WHITE_IS_ZERO and pixels.dtype.kind == "u":
         pixels = np.iinfo(pixels.dtype).max - pixels
         nodata = None if nodata is None else np.iinfo(pixels.dtype).max - nodata
     palette = None
     extra = [int(v) for v in page.extrasamples]
     has_alpha = pixels.ndim == 3 and bool(extra) and extra[-1] in (_ASSOCIATED, _UNASSOCIATED)
-    if int(page.photometric) == _PALETTE and page.colormap is not None:
+    if photometric == _PALETTE and page.colormap is not None:
         palette = _palette(page.colormap)
         if nodata is not None and (pixels == nodata).any():
             palette[int(nodata), 3], has_alpha = 0, True
@@ -275,17 +315,31 @@ def _finished(page: Any, pixels: NDArray[Any], count: int) -> TiffPage:
     if has_alpha and extra and extra[-1] == _ASSOCIATED:
         pixels = _unmultiplied(pixels)
         notes.append("alpha was multiplied into the colours and has been divided out")
+    if photometric == _CMYK:
+        pixels = _rgb(page, pixels)
+        notes.append("CMYK converted to RGB, without its colour profile")
     return TiffPage(
         pixels=pixels,
         has_alpha=has_alpha,
         page_count=count,
         orientation=_tag(page, "Orientation", 1),
-        icc=page.iccprofile,
+        icc=None if photometric == _CMYK else _tag(page, "InterColorProfile", None),
         resolution=_resolution(page),
         palette=palette,
+        mode="P" if palette is not None else "CMYK" if photometric == _CMYK else "1" if bits == 1 else "",
         notes=tuple(notes),
         nodata=nodata,
     )
+
+
+def _rgb(page: Any, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Red, green, blue, and what lies behind the four inks of CMYK."""
+    if _tag(page, "InkSet", 1) != 1 or page.samplesperpixel < 4 or pixels.dtype.kind != "u":
+        raise ImageReadError("holds inks other than CMYK in whole numbers; convert it to RGB")
+    full = np.iinfo(pixels.dtype).max
+    light = (full - pixels[..., :4]) / full
+    colours = np.rint(light[..., :3] * light[..., 3:] * full).astype(pixels.dtype)
+    return np.concatenate([colours, pixels[..., 4:]], -1)
 
 
 def _channels_last(page: Any, pixels: NDArray[Any]) -> NDArray[Any]:

@@ -144,6 +144,14 @@ def test_a_palette_comes_back_where_its_colours_do(tmp_path):
     assert np.array_equal(images.read(tmp_path / "other.png").pixels, other)
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".pcx", ".tga", ".gif", ".png"])
+def test_palettes_of_every_format_are_looked_up(tmp_path, suffix):
+    image = Image.fromarray(labels := noise("u1", 20, 20) % 7).convert("P")
+    image.putpalette(colours := [v for i in range(256) for v in (i, 255 - i, i // 2)])
+    image.save(tmp_path / f"a{suffix}")
+    assert np.array_equal(images.read(tmp_path / f"a{suffix}").pixels, np.reshape(colours, (256, 3))[labels])
+
+
 def test_transparency_is_added_to_a_palette(tmp_path):
     image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
     image.putpalette([10, 20, 30, 40, 50, 60])
