@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgalign import netpbm, nodata, png, tiff
+from imgalign import netpbm, png, tiff
 from imgalign.errors import WriteError
 from imgalign.picture import Metadata, Picture, Pixels
 
@@ -191,9 +191,6 @@ def _encode_png(file: IO[bytes], ready: Plan, compression: str) -> None:
 
 def _encode_tiff(file: IO[bytes], ready: Plan, compression: Compression) -> None:
     meta = ready.metadata
-    if compression == "lzw":
-        _encode_lzw(file, ready)
-        return
     tiff.write(
         file,
         ready.pixels,
@@ -203,20 +200,6 @@ def _encode_tiff(file: IO[bytes], ready: Plan, compression: Compression) -> None
         resolution=meta.resolution,
         nodata=meta.nodata,
     )
-
-
-def _encode_lzw(file: IO[bytes], ready: Plan) -> None:
-    """By Pillow's libtiff, as far as Pillow holds the pixels."""
-    pixels, options = ready.pixels, _pillow_options(ready.metadata)
-    if ready.metadata.nodata is not None:
-        pixels, _ = nodata.with_number(pixels, ready.metadata.nodata, has_alpha=ready.has_alpha)
-        options["tiffinfo"] = {nodata.TAG: str(ready.metadata.nodata)}
-    try:
-        image = Image.fromarray(pixels)
-    except TypeError:
-        kind = f"{pixels.dtype} with shape {pixels.shape}"
-        raise WriteError(f"LZW is not written for {kind}; use the compression fast, small or none") from None
-    image.save(file, "TIFF", compression="tiff_lzw", **options)
 
 
 def _encode_by_pillow(file: IO[bytes], ready: Plan, quality: int) -> None:

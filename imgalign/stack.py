@@ -16,7 +16,7 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imgalign import images
+from imgalign import images, tiff
 from imgalign.alignment import Alignment, load
 from imgalign.averages import Sum, as_floats, median
 from imgalign.errors import DeviceError, ImgalignError, OptionError, ShapeError, WriteError
@@ -150,7 +150,8 @@ class Stacker:
             pages = opened.enter_context(ExitStack())
             if files.pages is not None:
                 file = pages.enter_context(replacing(files.pages, overwrite=self._writing.overwrite))
-                self._tif = pages.enter_context(_pages(file, len(self._frames) * self._fixed.pixels.nbytes))
+                size = len(self._frames) * self._fixed.pixels.nbytes
+                self._tif = pages.enter_context(tiff.writer(file, size, self._writing.compression))
             yield
             if self._lost is not None:
                 raise self._lost
@@ -353,15 +354,7 @@ def _at_rest(frame: Picture, finding: AlignOptions) -> Alignment:
     )
 
 
-def _pages(file: IO[bytes], expected_bytes: int) -> Any:
-    import tifffile
-
-    return tifffile.TiffWriter(file, bigtiff=expected_bytes > 3 * 2**30)
-
-
 def _add_page(tif: Any, pixels: NDArray[Any], frame: Picture, has_alpha: bool, compression: str) -> None:
-    from imgalign import tiff
-
     meta = frame.metadata
     tiff.add_page(
         tif,

@@ -1,6 +1,6 @@
-"""Strips and tiles of a TIFF that tifffile leaves to further packages, unpacked into samples.
+"""Strips and tiles of a TIFF that tifffile leaves to further packages, unpacked into samples, and LZW packed.
 
-Pillow's libtiff undoes the compression and no more: what is packed reaches it inside a TIFF of plain bytes that is made
+Pillow's libtiff does the compression and no more: what is packed reaches it inside a TIFF of plain bytes that is made
 up around it. Planes, byte order, predictor and bits are understood here, since Pillow reads some layouts as others.
 
 Source: TIFF Revision 6.0 (Adobe 1992), sections 2, 8 to 11 and 13 to 15; predictor 3: Adobe Photoshop TIFF Technical
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from imgalign.errors import ImageReadError
 
@@ -69,6 +69,18 @@ def unpacked(page: Any) -> NDArray[Any]:
             there = out[grid.place(index)]
             there[...] = samples[bottom - count : bottom][: there.shape[0], : there.shape[1]]
     return out
+
+
+def lzw(pixels: NDArray[Any]) -> tuple[list[bytes], int]:
+    """Strips in LZW of pixels `(H, W)` or `(H, W, C)`, in this machine's byte order, and how many rows a strip has."""
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint8)
+    file = BytesIO()
+    Image.fromarray(rows).save(file, "TIFF", compression="tiff_lzw")
+    file.seek(0)
+    with TiffImagePlugin.TiffImageFile(file) as image:
+        starts, counts, height = (image.tag_v2[tag] for tag in (273, 279, 278))
+    packed = file.getbuffer()
+    return [bytes(packed[start : start + count]) for start, count in zip(starts, counts, strict=True)], height
 
 
 @dataclass(frozen=True)

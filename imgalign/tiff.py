@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -18,7 +20,7 @@ from imgalign import strips
 from imgalign.errors import ImageReadError
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_NONE, _ADOBE_DEFLATE, _DEFLATE, _LZMA = 1, 8, 32946, 34925
+_NONE, _LZW, _ADOBE_DEFLATE, _DEFLATE, _LZMA = 1, 5, 8, 32946, 34925
 _WITHOUT_IMAGECODECS = {_NONE, _ADOBE_DEFLATE, _DEFLATE, _LZMA}  # what tifffile unpacks by itself, and fast
 _JPEG = {6, 7}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
@@ -160,17 +162,31 @@ def write(
         file: Where to, open for writing, reading and seeking.
         pixels: `(H, W)` or `(H, W, C)`, any number dtype that TIFF knows.
         has_alpha: The last channel is (unassociated) alpha.
-        compression: `none`, `fast` or `small` (both deflate).
+        compression: `none`, `fast` or `small` (both deflate), or `lzw`.
         icc: Colour profile.
         resolution: Pixels per unit.
         nodata: The number that is written for NaN, or for what is transparent in integers, and said in a tag.
     """
-    import tifffile
-
-    with tifffile.TiffWriter(file, bigtiff=pixels.nbytes > _CLASSIC_BYTES) as tif:
+    with writer(file, pixels.nbytes, compression) as tif:
         add_page(
             tif, pixels, has_alpha=has_alpha, compression=compression, icc=icc, resolution=resolution, nodata=nodata
         )
+
+
+@contextmanager
+def writer(file: IO[bytes], expected_bytes: int, compression: str) -> Iterator[Any]:
+    """A `tifffile.TiffWriter` for `add_page`, whose pages all have one compression."""
+    import tifffile
+
+    with tifffile.TiffWriter(file, bigtiff=expected_bytes > _CLASSIC_BYTES) as tif:
+        yield tif
+    if compression == "lzw":
+        # tifffile writes this number only with the package that would pack, also where all is packed already.
+        file.seek(0)
+        with tifffile.TiffFile(file) as written:
+            pages: Any = written.pages
+            for page in pages:
+                page.tags["Compression"].overwrite(_LZW)
 
 
 def add_page(
@@ -183,7 +199,7 @@ def add_page(
     resolution: Resolution | None = None,
     nodata: float | None = None,
 ) -> None:
-    """Write one page into an open `tifffile.TiffWriter`; arguments as of `write`."""
+    """Write one page into an open `writer`; arguments as of `write`."""
     if nodata is not None:
         pixels, has_alpha = no_data.with_number(pixels, nodata, has_alpha=has_alpha)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -194,7 +210,12 @@ def add_page(
     options: dict[str, Any] = {"extrasamples": extra} if extra else {}
     if nodata is not None:
         options["extratags"] = [(no_data.TAG, "s", 0, str(nodata), True)]
-    if compression != "none":
+    data: Any = pixels
+    if compression == "lzw":
+        parts, height = strips.lzw(pixels)
+        data = iter(parts)  # `writer` puts the compression's own name in the end
+        options |= {"compression": "zlib", "shape": pixels.shape, "dtype": pixels.dtype, "rowsperstrip": height}
+    elif compression != "none":
         options |= {
             "compression": "zlib",
             "compressionargs": {"level": {"fast": 1, "small": 9}[compression]},
@@ -206,7 +227,7 @@ def add_page(
         if resolution.length:
             options["description"] = f"ImageJ=1.11a\nunit={resolution.length}\n"
     tif.write(
-        pixels,
+        data,
         photometric="rgb" if rgb else "minisblack",
         planarconfig="contig" if channels > 1 else None,
         metadata=None,

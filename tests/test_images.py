@@ -337,11 +337,30 @@ def test_other_endings_are_written(tmp_path, suffix):
     )
 
 
-def test_lzw_is_written_where_it_can_be(tmp_path):
-    images.write(tmp_path / "a.tif", pixels := noise("u1", 9, 9, 3), compression="lzw")
-    assert np.array_equal(images.read(tmp_path / "a.tif").pixels, pixels)
-    with pytest.raises(WriteError, match="LZW"):
-        images.write(tmp_path / "b.tif", noise("u2", 9, 9, 3), compression="lzw")
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i1", "i4", "u8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("channels", [(), (2,), (3,), (4,), (6,)])
+def test_lzw_holds_every_number_and_channel(tmp_path, dtype, channels):
+    """As told by libtiff too, where Pillow reads that layout right."""
+    pixels = noise(dtype, 290, 130, *channels)
+    images.write(tmp_path / "a.tif", pixels, has_alpha=False, compression="lzw")
+    picture = images.read(tmp_path / "a.tif")
+    assert np.array_equal(picture.pixels, pixels)
+    assert (picture.pixels.dtype, picture.has_alpha) == (pixels.dtype, False)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert tif.pages[0].compression == 5
+    if (dtype, channels) in {("u1", ()), ("u2", ()), ("f4", ()), ("u1", (3,))}:
+        with Image.open(tmp_path / "a.tif") as image:
+            assert np.array_equal(np.asarray(image), pixels)
+
+
+def test_lzw_keeps_alpha_profile_and_resolution(tmp_path):
+    pixels = noise("u1", 9, 9, 2)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", extrasamples=["unassalpha"], metadata=None,
+                     resolution=(120, 60), resolutionunit="CENTIMETER", iccprofile=b"profile")  # fmt: skip
+    picture = images.read(tmp_path / "a.tif")
+    images.write(tmp_path / "b.tif", pixels, like=picture, has_alpha=True, compression="lzw")
+    again = images.read(tmp_path / "b.tif")
+    assert (again.has_alpha, again.metadata) == (True, picture.metadata)
 
 
 def test_inputs_and_existing_files_are_safe(tmp_path):

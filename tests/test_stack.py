@@ -104,6 +104,15 @@ def test_mean_of_what_can_be_read_only_once_is_refused(frames, invoke):
     assert result.stderr.startswith("Error: pipe: the mean reads its frames more than once")
 
 
+def test_pages_are_packed_in_lzw(frames, invoke):
+    names, _ = frames
+    assert invoke("stack", *names[:2], *QUICK, "--output", "a.tif", "--compression", "lzw").exit_code == 0
+    with Image.open("a.tif") as image:
+        assert (image.n_frames, image.info["compression"]) == (2, "tiff_lzw")
+        image.seek(1)
+        assert np.abs(np.asarray(image)[8:-8, 8:-8].astype(int) - pixels(names[0])[8:-8, 8:-8]).max() < 6
+
+
 def test_pages_that_are_no_frames_are_said(frames, invoke):
     names, _ = frames
     tifffile.imwrite("two.tif", np.stack([pixels(names[0]), pixels(names[1])]), photometric="minisblack")
