@@ -27,6 +27,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _NOT_READ = {8, 9, 10, 32844, 32845}  # Lab in three encodings, and logarithms of luminance
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _SPREAD = {1: 255, 2: 85, 4: 17}  # by bits: what takes their largest number to 255
+_DESCRIBING = {*range(256, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347, 530}
+_TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), start=1)) | {16: 8, 17: 8, 18: 8}
 _UNITS = {1: "none", 2: "inch", 3: "cm"}
 
 # tifffile logs what it finds odd; unheard, that would go to stderr by Python's handler of last resort.
@@ -282,9 +284,16 @@ def _pixels(page: Any) -> NDArray[Any]:
 def _check(page: Any, max_pixels: int, file_bytes: int) -> None:
     if page.imagedepth > 1:
         raise ImageReadError("holds a volume; save its slices as pages, or as files")
-    if page.dtype is None or page.dtype.kind not in "biuf":
-        kind = "complex" if page.dtype is not None and page.dtype.kind == "c" else "unknown"
-        raise ImageReadError(f"holds {kind} numbers; wanted integers or floats: save their magnitude")
+    _check_tags(page, file_bytes)
+    if page.dtype is None:
+        raise ImageReadError(
+            f"says that it holds numbers of {page.bitspersample} bits in the format {int(page.sampleformat)}, which"
+            " there are not; copy it again, or save it anew as integers or floats"
+        )
+    if page.dtype.kind not in "biuf":
+        raise ImageReadError("holds complex numbers; wanted integers or floats: save their magnitude")
+    if int(page.photometric) == _PALETTE and page.colormap is None:
+        raise ImageReadError("is damaged: its pixels are entries of a palette that is not in the file; copy it again")
     check_size(page.imagewidth, page.imagelength, max_pixels)
     ends = [o + c for o, c in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if not ends or max(ends) > file_bytes:
@@ -294,6 +303,19 @@ def _check(page: Any, max_pixels: int, file_bytes: int) -> None:
             else "its pixels are not in the file"
         )
         raise ImageReadError(f"is truncated: {came}; copy it again")
+
+
+def _check_tags(page: Any, file_bytes: int) -> None:
+    """Refuse a page of which a tag is cut off that says what pixels are: tifffile goes on as if there were none."""
+    file, order = page.parent.filehandle, page.parent.byteorder
+    count_format, entry_format = ("Q", "HHQQ") if page.parent.is_bigtiff else ("H", "HHII")
+    entry_size, inline = struct.calcsize(f"<{entry_format}"), struct.calcsize(f"<{entry_format[-1]}")
+    file.seek(page.offset)
+    (count,) = struct.unpack(order + count_format, file.read(struct.calcsize(f"<{count_format}")))
+    for tag, kind, values, offset in struct.iter_unpack(order + entry_format, file.read(count * entry_size)):
+        size = _TYPE_BYTES.get(kind, 0) * values
+        if tag in _DESCRIBING and size > inline and offset + size > file_bytes:
+            raise ImageReadError(f"is truncated: the file ends at byte {file_bytes}, its tag {tag} at {offset + size}")
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

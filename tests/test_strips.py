@@ -215,6 +215,47 @@ def test_a_strip_too_few_is_said_to_be_damaged(tmp_path):
         images.read(path)
 
 
+def behind_the_strips(path):
+    """The beginnings of a file that has its pixels in front, and what is said of them behind."""
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as tif:
+        start = tif.pages[0].offset
+    return [whole[:size] for size in range(start, len(whole), 5)]
+
+
+@pytest.mark.parametrize("kind", ["palette", "RGBA", "floats"])
+def test_what_is_said_of_pixels_must_be_there_whole(tmp_path, kind):
+    """Without its palette, its channels' meaning or their format a picture is another one."""
+    path = tmp_path / "a.tif"
+    if kind == "floats":
+        tiff(path, [noise("f4", 9, 7, 3).tobytes()], (9, 7), bits=32, samples=3, t262=[RGB], t339=[3, 3, 3])
+    else:
+        image = Image.fromarray(noise("u1", 9, 7, 4))
+        (image.convert("RGB").quantize(16) if kind == "palette" else image).save(path, compression="tiff_lzw")
+    whole = images.read(path).pixels
+    for part in behind_the_strips(path):
+        path.write_bytes(part)
+        try:
+            np.testing.assert_array_equal(images.read(path).pixels, whole)
+        except ImageReadError as error:
+            assert "truncated" in str(error) or "damaged" in str(error)  # noqa: PT017 - either way is right
+
+
+def test_tags_of_large_tiffs_are_looked_at_too(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", pixels := noise("u1", 9, 7, 3), bigtiff=True, photometric="rgb")
+    assert np.array_equal(images.read(tmp_path / "a.tif").pixels, pixels)
+
+
+def test_a_palette_picture_needs_its_palette(tmp_path):
+    with pytest.raises(ImageReadError, match=r"is damaged: .* a palette that is not in the file"):
+        images.read(tiff(tmp_path / "a.tif", [bytes(4)], (2, 2), bits=8, t262=[3]))
+
+
+def test_numbers_of_no_format_are_not_called_complex(tmp_path):
+    with pytest.raises(ImageReadError, match=r"of 1 bits in the format 3, which there are not; copy it again"):
+        images.read(tiff(tmp_path / "a.tif", [bytes(4)], (2, 2), bits=1, t339=[3]))
+
+
 def saved_jpeg(path, mode):
     rows = np.linspace(20, 230, 48)[:, None, None] * np.ones((48, 64, 1))
     pixels = np.concatenate([rows, rows[::-1], rows * 0 + 90, rows * 0 + 30], -1).astype(np.uint8)
