@@ -177,12 +177,17 @@ def _pixels(image: Image.Image, data: IO[bytes]) -> tuple[Pixels, bool]:
     """The pixels, and whether the last channel is alpha."""
     data_at = data.tell()
     data.seek(0)
-    deep = png.is_deep(data.read(29))
+    header = data.read(29)
+    deep = png.is_deep(header)
     data.seek(data_at)
     if deep and image.format == "PNG":
         pixels: Pixels = png.read_deep(data)
         return pixels, pixels.shape[2] in (2, 4)
     image.load()
+    key = image.info.get("transparency")
+    if image.format == "PNG" and isinstance(key, int) and image.mode in ("1", "L", "I", "I;16"):
+        grey = _exact(image, _in_bands(image, "L" if image.mode == "1" else image.mode))
+        return png.keyed(grey[..., None], [png.as_decoded(key, header)]), True
     mode = _target_mode(image)
     return _exact(image, _in_bands(image, mode)), mode in ("LA", "RGBA")
 

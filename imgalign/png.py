@@ -10,7 +10,7 @@ Source: PNG specification, third edition (W3C 2023), sections 7, 9 and 11; RFC 1
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -82,7 +82,13 @@ def read_deep(data: IO[bytes]) -> NDArray[np.uint16]:
     with Image.open(data) as image:
         unpack_as(image, f"{name};16L")
         pixels = (high << 8) | np.asarray(image)
-    return pixels if key is None else _keyed(pixels, key)
+    return pixels if key is None else keyed(pixels, key)
+
+
+def as_decoded(grey: int, header: bytes) -> int:
+    """A grey value that a file names, as its pixels come: those of less than 8 bits are spread over 0 to 255."""
+    largest = (1 << header[24]) - 1
+    return (grey & largest) * (255 // largest if largest < 255 else 1)
 
 
 def unpack_as(image: Any, raw_mode: str) -> None:
@@ -93,10 +99,10 @@ def unpack_as(image: Any, raw_mode: str) -> None:
         image.tile[i] = type(image.tile[i])(*plain) if hasattr(image.tile[i], "_fields") else plain
 
 
-def _keyed(pixels: NDArray[np.uint16], key: tuple[int, ...]) -> NDArray[np.uint16]:
-    """Alpha for a picture that declares one colour transparent."""
-    alpha = np.where((pixels == np.array(key)).all(-1, keepdims=True), 0, 65535)
-    return np.concatenate([pixels, alpha.astype(np.uint16)], -1)
+def keyed(pixels: NDArray[Any], key: Sequence[int]) -> NDArray[Any]:
+    """Alpha for a picture `(H, W, C)` that declares one colour transparent."""
+    alpha = np.where((pixels == np.array(key)).all(-1, keepdims=True), 0, np.iinfo(pixels.dtype).max)
+    return np.concatenate([pixels, alpha.astype(pixels.dtype)], -1)
 
 
 def _as_rgba8(data: bytes) -> BytesIO:

@@ -1,6 +1,8 @@
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -402,6 +404,33 @@ def test_transparent_colours_of_deep_pngs_become_alpha(tmp_path):
     assert np.array_equal(read.pixels[..., :3], pixels)
     assert read.has_alpha
     assert (read.pixels[2, 3, 3], read.pixels[0, 0, 3]) == (0, 65535)
+
+
+def grey_png(path, numbers, depth, key):
+    """By the letter of the specification; the key has 16 bits whatever the depth."""
+    rows = ["".join(f"{n:0{depth}b}" for n in row) for row in numbers.tolist()]
+    size = -(-numbers.shape[1] * depth // 8)
+    data = b"".join(b"\0" + int(row.ljust(8 * size, "0"), 2).to_bytes(size, "big") for row in rows)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", numbers.shape[1], numbers.shape[0], depth, 0, 0, 0, 0),
+        b"tRNS": struct.pack(">H", key),
+        b"IDAT": zlib.compress(data),
+        b"IEND": b"",
+    }
+    parts = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks.items()]
+    path.write_bytes(png.SIGNATURE + b"".join(parts))
+
+
+@pytest.mark.parametrize(("depth", "factor"), [(1, 255), (2, 85), (4, 17), (8, 1), (16, 1)])
+def test_a_transparent_grey_value_becomes_alpha(tmp_path, depth, factor):
+    numbers = noise("u2", 9, 11).astype(int) % 2**depth
+    key = int(numbers[4, 5])
+    grey_png(tmp_path / "a.png", numbers, depth, key)
+    picture = images.read(tmp_path / "a.png")
+    assert picture.has_alpha
+    assert picture.pixels.dtype == (np.uint16 if depth == 16 else np.uint8)
+    assert np.array_equal(picture.pixels[..., 0], numbers * factor)
+    assert np.array_equal(picture.pixels[..., 1], np.where(numbers == key, 0, 65535 if depth == 16 else 255))
 
 
 @pytest.mark.parametrize(("allowed", "threads"), [("1", 1), ("3", 3), ("100", 8), ("", 2), ("many", 2), ("0", 1)])
