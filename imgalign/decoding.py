@@ -19,6 +19,7 @@ from imgalign.picture import Metadata, Pixels
 from imgalign.tiff import Resolution, check_size
 
 _ORIENTATION = 274
+_EXIF_HEADS = (b"II*\0", b"MM\0*")
 _BAND_BYTES = 1 << 24
 _LIMIT = threading.Lock()  # Pillow's limit is a global of its module: held while it is set aside
 _AS_STORED = ("L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "F")  # modes whose values are those of the file
@@ -75,6 +76,8 @@ def decode(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decoded:
         said = str(getattr(image, "tag_v2", {}).get(nodata.TAG, ""))
         metadata, orientation = _metadata(image), _orientation(image)
         notes = _notes(image)
+        if image.info.get("exif") and metadata.exif is None:
+            notes += ("its EXIF is damaged and was left out",)
         pixels, has_alpha = _pixels(image, data)
         if image.mode in _AS_STORED:
             number = nodata.declared(said, pixels.dtype)
@@ -127,7 +130,8 @@ def upright_exif(exif: bytes) -> bytes:
 def _metadata(image: Image.Image) -> Metadata:
     exif = image.info.get("exif")
     if isinstance(exif, bytes):
-        exif = upright_exif(exif.removeprefix(b"Exif\0\0"))
+        exif = exif.removeprefix(b"Exif\0\0")
+        exif = upright_exif(exif) if exif[:4] in _EXIF_HEADS and len(exif) >= 10 else None
     dpi = image.info.get("dpi")
     good = isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < float(v) < 1e9 for v in dpi)
     profile = image.info.get("icc_profile")
@@ -142,10 +146,13 @@ def _metadata(image: Image.Image) -> Metadata:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 for TIFF, which Pillow turns upright itself."""
+    """The EXIF orientation; 1 for TIFF, which Pillow turns upright itself, and where EXIF cannot be read."""
     if image.format == "TIFF":
         return 1
-    value = image.getexif().get(_ORIENTATION, 1)
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - the parser raises nearly anything, and the pixels are whole
+        return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

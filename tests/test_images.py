@@ -433,6 +433,21 @@ def test_a_transparent_grey_value_becomes_alpha(tmp_path, depth, factor):
     assert np.array_equal(picture.pixels[..., 1], np.where(numbers == key, 0, 65535 if depth == 16 else 255))
 
 
+@pytest.mark.parametrize("exif", [b"no exif at all", b"II*\0", b"MM\0*\0\0"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_damaged_exif_is_left_out(tmp_path, suffix, exif):
+    image = Image.fromarray(pixels := np.full((8, 9, 3), 77, np.uint8))
+    options = {".jpg": {"exif": b"Exif\0\0" + exif}, ".webp": {"exif": exif, "lossless": True}, ".png": {}}
+    image.save(tmp_path / f"a{suffix}", **options[suffix])
+    if suffix == ".png":
+        with (tmp_path / "a.png").open("wb") as file:
+            png.write(file, pixels, chunks={b"eXIf": exif})
+    picture = images.read(tmp_path / f"a{suffix}")
+    assert np.array_equal(picture.pixels, pixels)
+    assert picture.metadata.exif is None
+    assert picture.notes == ("its EXIF is damaged and was left out",)
+
+
 @pytest.mark.parametrize(("allowed", "threads"), [("1", 1), ("3", 3), ("100", 8), ("", 2), ("many", 2), ("0", 1)])
 def test_png_takes_as_many_threads_as_it_may(monkeypatch, allowed, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", allowed)
