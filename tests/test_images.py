@@ -406,6 +406,30 @@ def test_transparent_colours_of_deep_pngs_become_alpha(tmp_path):
     assert (read.pixels[2, 3, 3], read.pixels[0, 0, 3]) == (0, 65535)
 
 
+@pytest.mark.parametrize("most", [1, 100, 255, 256, 1023, 4095, 65535])
+@pytest.mark.parametrize("kind", [2, 3, 5, 6])
+def test_the_largest_number_of_a_pgm_or_ppm_is_white(tmp_path, kind, most):
+    """In text and in bytes alike; what is written is on the full scale again."""
+    shape = (5, 7) if kind in (2, 5) else (5, 7, 3)
+    numbers = np.random.default_rng(2).integers(0, most, shape, endpoint=True)
+    numbers.flat[0] = most
+    text = b"\n".join(b"%d # a number" % n if n == most else b"%d" % n for n in numbers.flat)
+    data = text if kind in (2, 3) else numbers.astype("u1" if most < 256 else ">u2").tobytes()
+    (tmp_path / "a.pnm").write_bytes(b"P%d\n# made\n7 5\n%d\n" % (kind, most) + data)
+    picture = images.read(tmp_path / "a.pnm")
+    white = 255 if most < 256 else 65535
+    assert picture.pixels.dtype == (np.uint8 if most < 256 else np.uint16)
+    assert np.abs(picture.pixels - numbers * (white / most)).max() < 0.5 + 1e-9
+    images.write(tmp_path / "b.ppm", picture.pixels, like=picture)
+    assert np.array_equal(images.read(tmp_path / "b.ppm").pixels, picture.pixels)
+
+
+def test_a_number_beyond_the_largest_is_damage(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P2 2 1 1000 5 123456789")
+    with pytest.raises(ImageReadError, match="no number exceeds 1000, and one does"):
+        images.read(tmp_path / "a.pgm")
+
+
 def grey_png(path, numbers, depth, key):
     """By the letter of the specification; the key has 16 bits whatever the depth."""
     rows = ["".join(f"{n:0{depth}b}" for n in row) for row in numbers.tolist()]
