@@ -96,17 +96,19 @@ def read(data: IO[bytes], page_index: int, max_pixels: int) -> TiffPage:
     data.seek(0)
     with tifffile.TiffFile(data) as tif:
         begins = _begins(tif, data)
-        count = len(begins)
+        directories = len(begins)
+        count = _count(tif) if directories == 1 else directories
         if not count:
             raise ImageReadError("is damaged or truncated: it says that it is TIFF, but has no page; copy it again")
         if not 0 <= page_index < count:
             raise ImageReadError(f"has {count} page{'s' * (count != 1)}, counted from 0; there is no page {page_index}")
-        tif.filehandle.seek(begins[page_index])
-        page: Any = tifffile.TiffPage(tif, page_index)
+        directory = page_index if count == directories else 0
+        tif.filehandle.seek(begins[directory])
+        page: Any = tifffile.TiffPage(tif, directory)
         _check(page, max_pixels, tif.filehandle.size)
         if _is_for_pillow(page):
             raise ForPillow(_resolution(page))
-        return _finished(page, _pixels(page), count)
+        return _finished(page, _pixels(page) if count == directories else _in_a_row(page, page_index), count)
 
 
 _BEGINS: dict[tuple[int, ...], tuple[int, ...]] = {}  # of the last file: a stack is read page by page
@@ -145,7 +147,7 @@ def page_count(data: IO[bytes]) -> int:
 
     data.seek(0)
     with tifffile.TiffFile(data) as tif:
-        return len(tif.pages)
+        return _count(tif)
 
 
 def write(
@@ -237,6 +239,27 @@ def add_page(
         iccprofile=icc,
         **options,
     )
+
+
+def _count(tif: Any) -> int:
+    """Pages, also where ImageJ or tifffile describe only the first, and the others' pixels follow its own."""
+    count = len(tif.pages)
+    if count != 1 or not (tif.is_imagej or tif.is_shaped) or tif.series[0].dataoffset is None:
+        return count
+    page, series = tif.pages[0], tif.series[0]
+    return int(series.size) // (page.imagelength * page.imagewidth * page.samplesperpixel)
+
+
+def _in_a_row(page: Any, index: int) -> NDArray[Any]:
+    """The pixels of one of the pages that `_count` finds behind the first."""
+    size = page.imagelength * page.imagewidth * page.samplesperpixel
+    dtype = page.dtype.newbyteorder(page.parent.byteorder)
+    file = page.parent.filehandle
+    file.seek(page.dataoffsets[0] + index * size * dtype.itemsize)
+    data = file.read(size * dtype.itemsize)
+    if len(data) < size * dtype.itemsize:
+        raise ImageReadError(f"is truncated: it ends in the pixels of page {index}; copy it again")
+    return _channels_last(page, np.frombuffer(data, dtype))
 
 
 def _is_plain(page: Any) -> bool:

@@ -187,6 +187,24 @@ def test_pages_are_named_noted_and_counted_from_zero(tmp_path):
         images.read(f"{tmp_path}/s.tif[3]")
 
 
+@pytest.mark.parametrize("writer", [{"imagej": True}, {}])
+@pytest.mark.parametrize(("dtype", "shape"), [("u2", (4, 8, 9)), ("f4", (2, 2, 8, 9)), ("u1", (4, 8, 9, 3))])
+def test_pages_without_directories_are_counted_and_read(tmp_path, writer, dtype, shape):
+    """As ImageJ writes stacks beyond 4 GB."""
+    pages = noise(dtype, *shape)
+    kind = "rgb" if shape[-1] == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "s.tif", pages, photometric=kind, truncate=True, **writer)
+    flat = pages.reshape(4, *(shape[1:] if shape[0] == 4 else shape[2:]))
+    assert "4 pages: the first is used" in images.read(tmp_path / "s.tif").notes[0]
+    assert images.page_count(tmp_path / "s.tif") == 4
+    for index in range(4):
+        assert np.array_equal(images.read(tmp_path / "s.tif", page=index).pixels, flat[index])
+    whole = (tmp_path / "s.tif").read_bytes()
+    (tmp_path / "s.tif").write_bytes(whole[: whole.index(flat[3].astype(f"<{dtype}").tobytes()) + 9])
+    with pytest.raises(ImageReadError, match="truncated|there is no page 3"):
+        images.read(tmp_path / "s.tif", page=3)
+
+
 def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.fromarray(noise("u1", 8, 8)) for _ in range(2)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
