@@ -182,7 +182,8 @@ class _Job:
             np.copyto(out[..., channel], values[..., channel], where=shown)
         if self.add_alpha:
             known = np.isfinite(values).all(-1) if values.dtype.kind == "f" else True
-            np.multiply(shown & known, self.opaque, out=out[..., channels], casting="unsafe")
+            np.copyto(out[..., channels], 0)
+            np.copyto(out[..., channels], self.picture.dtype.type(self.opaque), where=shown & known)
 
 
 @dataclass(frozen=True)

@@ -276,3 +276,12 @@ def test_a_picture_is_continued_by_reflection_however_far(start, stop, axis):
     picture = np.random.default_rng(5).integers(0, 99, (7, 7, 2))
     far = np.pad(picture, [(40, 40) if k == axis else (0, 0) for k in range(3)], mode="reflect")
     np.testing.assert_array_equal(source.cut(picture, axis, start, stop), far.take(range(40 + start, 40 + stop), axis))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "u8"])
+@pytest.mark.parametrize("x", [3, 3.5])
+def test_alpha_is_added_in_every_integer(dtype, x):
+    picture = np.full((9, 11), 77, dtype)
+    out, covered = warp(picture, moving_from_fixed=shift(x, 0), size_hw=(9, 11), add_alpha=True)
+    assert np.array_equal(out[..., 1], np.where(covered, np.array(np.iinfo(dtype).max, dtype), 0))
+    assert out.dtype == picture.dtype
