@@ -229,7 +229,7 @@ def add_page(
     if resolution is not None:
         options |= {"resolution": (resolution.x, resolution.y), "resolutionunit": _unit_number(resolution.unit)}
         if resolution.length:
-            options["description"] = f"ImageJ=1.11a\nunit={resolution.length}\n"
+            options["description"] = f"ImageJ=1.11a\nunit={_as_ascii(resolution.length)}\n"
     tif.write(
         data,
         photometric="rgb" if rgb else "minisblack",
@@ -448,6 +448,11 @@ def _resolution(page: Any) -> Resolution | None:
     unit = _UNITS.get(int(_tag(page, "ResolutionUnit", 2)), "none")
     imagej = re.match(r"ImageJ=.*?^unit=([^\r\n]+)", page.description or "", re.DOTALL | re.MULTILINE)
     return Resolution(x[0] / x[1], y[0] / y[1], unit, imagej[1] if imagej else None)
+
+
+def _as_ascii(name: str) -> str:
+    """Signs beyond ASCII as ImageJ writes them, such as `\\u00B5m` for micrometres."""
+    return "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in name)
 
 
 def _unit_number(unit: str) -> int:

@@ -97,6 +97,18 @@ def test_other_modes_become_plain_pixels(tmp_path, mode, shape, words, compressi
     assert words in " ".join(picture.notes)
 
 
+def test_micrometres_of_imagej_are_kept_as_it_writes_them(tmp_path):
+    """A lone byte of Latin-1, as some versions wrote it, and the escape of the others."""
+    tifffile.imwrite(tmp_path / "a.tif", noise("u1", 8, 8), imagej=True, resolution=(2.5, 2.5), metadata={"unit": "um"})
+    data = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(data.replace(b"unit=um\n", b"unit=\xb5m\n"))
+    picture = images.read(tmp_path / "a.tif")
+    images.write(tmp_path / "b.tif", picture.pixels, like=picture)
+    assert b"unit=\\u00B5m\n" in (tmp_path / "b.tif").read_bytes()
+    again = images.read(tmp_path / "b.tif").metadata.resolution
+    assert (again.x, again.y, again.unit, again.length) == (2.5, 2.5, "none", "\\u00B5m")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".lzw.tif"])
 def test_orientation_is_applied_and_reset(tmp_path, orientation, suffix):
