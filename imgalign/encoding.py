@@ -16,9 +16,11 @@ Compression: TypeAlias = Literal["fast", "small", "none", "lzw"]
 
 _NETPBM = {".pgm", ".ppm", ".pnm"}
 _OWN = {".png", ".tif", ".tiff", *_NETPBM}  # written without Pillow
-_LOSSY = {".jpg", ".jpeg", ".jfif", ".jp2", ".j2k", ".avif"}
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+# Pillow knows more, among them such that narrow or shrink pictures without a word.
+_BY_PILLOW = {*_JPEG, ".webp", ".bmp", ".dib", ".gif", ".tga", ".pcx", ".jp2", ".j2k", ".avif"}
 _ALPHA = {".png", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k", ".tga"}
-_PROFILE_AND_EXIF = {".jpg", ".jpeg", ".jfif", ".webp", ".avif"}
+_PROFILE_AND_EXIF = {*_JPEG, ".webp", ".avif"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def check_suffix(suffix: str) -> None:
     """
     if not suffix:
         raise WriteError("has no ending, so that its format is unknown; call it something.png or something.tif")
-    if suffix in _OWN or _is_by_pillow(suffix):
+    if suffix in _OWN or (suffix in _BY_PILLOW and _is_by_pillow(suffix)):
         return
     raise WriteError(f"pictures are not written as {suffix!r}; use .png, .tif, .jpg, .webp or .bmp")
 
@@ -141,14 +143,33 @@ def _repacked(ready: Plan) -> Plan:
     """Back into the palette or the bits that the input had, where no other value came up."""
     if ready.suffix not in (".png", ".gif") or ready.pixels.dtype != np.uint8:
         return ready
+    if ready.suffix == ".gif" and ready.pixels.ndim == 3 and ready.pixels.shape[2] == 2:
+        ready = replace(ready, pixels=ready.pixels[..., [0, 0, 0, 1]])
     meta, pixels = ready.metadata, ready.pixels
     if meta.mode == "1" and pixels.ndim == 2 and ready.suffix == ".png" and ((pixels == 0) | (pixels == 255)).all():
         return replace(ready, one_bit=True)
-    if meta.palette is not None and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-        indices, palette = _indices(pixels, meta.palette)
-        if indices is not None:
-            return replace(ready, pixels=indices, palette=palette, has_alpha=False)
+    own = _colours(pixels) if ready.suffix == ".gif" and pixels.ndim == 3 else None
+    for colours in (meta.palette, own):
+        if colours is not None and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+            indices, palette = _indices(pixels, colours)
+            if indices is not None:
+                return replace(ready, pixels=indices, palette=palette, has_alpha=False)
     return ready
+
+
+def _colours(pixels: Pixels) -> NDArray[np.uint8]:
+    """The palette `(N, 4)` of a picture whose colours are few enough for GIF, of which one may be transparent.
+
+    Raises:
+        WriteError: If they are not.
+    """
+    colours = np.full((*pixels.shape[:2], 4), 255, np.uint8)
+    colours[..., : pixels.shape[2]] = pixels
+    colours[colours[..., 3] == 0] = 0
+    palette = np.unique(colours.view(np.uint32)).view(np.uint8).reshape(-1, 4)
+    if len(palette) > 256 or not np.isin(palette[:, 3], (0, 255)).all():
+        raise WriteError(".gif cannot hold more than 256 colours, or any half transparent; use .png instead")
+    return palette
 
 
 def _indices(pixels: Pixels, palette: NDArray[np.uint8]) -> tuple[Pixels | None, NDArray[np.uint8]]:
@@ -203,19 +224,20 @@ def _encode_tiff(file: IO[bytes], ready: Plan, compression: Compression) -> None
 
 
 def _encode_by_pillow(file: IO[bytes], ready: Plan, quality: int) -> None:
-    pixels = np.ascontiguousarray(ready.pixels)
-    if ready.palette is not None:
-        image = Image.fromarray(pixels)  # grey, of which the palette makes indices
-        image.putpalette(ready.palette.tobytes(), "RGBA")
-    else:
-        image = Image.fromarray(pixels)
+    image = Image.fromarray(np.ascontiguousarray(ready.pixels))
     options = _pillow_options(ready.metadata) if ready.suffix in _PROFILE_AND_EXIF else {}
-    if ready.suffix in _LOSSY:
+    if ready.palette is not None:
+        image.putpalette(ready.palette[:, :3].tobytes())  # grey until then, of which the palette makes indices
+        clear = np.flatnonzero(ready.palette[:, 3] == 0)
+        options |= {"transparency": int(clear[0])} if len(clear) else {}
+    if ready.suffix in _JPEG:
+        options |= {"quality": quality, "subsampling": 0}
+    elif ready.suffix == ".webp":
+        options |= {"lossless": True, "exact": True}
+    elif ready.suffix == ".avif":
         options |= {"quality": quality}
-    if ready.suffix in (".jpg", ".jpeg", ".jfif"):
-        options |= {"subsampling": 0}
-    if ready.suffix == ".webp":
-        options |= {"lossless": True}
+        if image.mode != "L":  # said of grey, it makes colour of it
+            options |= {"subsampling": "4:4:4"}
     image.save(file, Image.EXTENSION[ready.suffix], **options)  # loaded by `check_suffix`
 
 

@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from imgalign import images, png, tiff
 from imgalign.errors import ImageReadError, WriteError
@@ -358,6 +358,60 @@ def test_jpeg_lays_transparent_pictures_on_black_and_says_so(tmp_path):
     assert "no transparency" in images.write(tmp_path / "a.jpg", pixels)[0]
     assert images.read(tmp_path / "a.jpg").pixels[0, [2, 13], 0].tolist() == [255, 0]
     assert images.write(tmp_path / "b.jpg", pixels[:, :8]) == ()
+
+
+def with_holes(pixels):
+    """Fully transparent here and there, where it has alpha."""
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels[..., -1] = np.where(pixels[..., -1] > 90, 255, 0)
+    return pixels
+
+
+@pytest.mark.parametrize("channels", [(), (2,), (3,), (4,)])
+@pytest.mark.parametrize("suffix", [".webp", ".bmp", ".dib", ".pcx", ".tga", ".jp2", ".j2k", ".gif"])
+def test_what_is_called_lossless_is(tmp_path, suffix, channels):
+    """Noise, of which nothing can be spared; in GIF of seven colours. Grey may come back as RGB."""
+    pixels = with_holes(noise("u1", 33, 41, *channels))
+    if suffix == ".gif" and channels:
+        pixels = pixels[np.zeros((33, 41), int), noise("u1", 33, 41) % 7]
+    notes = images.write(tmp_path / f"a{suffix}", pixels)
+    again = images.read(tmp_path / f"a{suffix}")
+    if channels in ((2,), (4,)) and not again.has_alpha:
+        assert "no transparency" in notes[0]
+        pixels = pixels[..., :-1] * (pixels[..., -1:] > 0)
+    if suffix == ".gif" and again.has_alpha:
+        pixels[pixels[..., -1] == 0] = 0
+    wanted = np.atleast_3d(pixels)
+    came = np.atleast_3d(again.pixels)
+    assert np.array_equal(came[..., -1], wanted[..., -1])
+    assert (came[..., 0] == wanted[..., 0]).all()
+    if wanted.shape[2] > 2:
+        assert np.array_equal(came, wanted)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".jpe", ".jfif", ".avif"])
+def test_photographs_keep_their_colours(tmp_path, suffix):
+    """Edges between saturated colours: subsampled, they would smear by a hundred levels."""
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, ::2, 0], pixels[:, 1::2, 2] = 200, 200
+    images.write(tmp_path / f"a{suffix}", pixels)
+    assert np.abs(images.read(tmp_path / f"a{suffix}").pixels.astype(int) - pixels).max() < 25
+    images.write(tmp_path / f"b{suffix}", pixels[..., 0])
+    assert images.read(tmp_path / f"b{suffix}").pixels.shape == (32, 32)
+
+
+@pytest.mark.parametrize("pixels", [noise("u1", 40, 40, 3), np.full((4, 4, 4), 128, np.uint8)])
+def test_gif_refuses_what_it_would_make_coarser(tmp_path, pixels):
+    with pytest.raises(WriteError, match=r"a.gif: .gif cannot hold more than 256 colours.*use .png"):
+        images.write(tmp_path / "a.gif", pixels)
+
+
+@pytest.mark.parametrize("suffix", [".ico", ".icns", ".mpo", ".blp", ".qoi", ".pbm", ".pfm", ".pdf"])
+def test_endings_that_narrow_pictures_are_refused(tmp_path, suffix):
+    with pytest.raises(WriteError, match=rf"pictures are not written as '{suffix}'; use .png, .tif"):
+        images.check_name(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp", ".gif", ".ppm", ".tiff"])
