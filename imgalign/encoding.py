@@ -230,7 +230,10 @@ def _encode_by_pillow(file: IO[bytes], ready: Plan, quality: int) -> None:
         image.putpalette(ready.palette[:, :3].tobytes())  # grey until then, of which the palette makes indices
         clear = np.flatnonzero(ready.palette[:, 3] == 0)
         options |= {"transparency": int(clear[0])} if len(clear) else {}
-    if ready.suffix in _JPEG:
+    if ready.suffix in (".bmp", ".dib"):
+        known = ready.metadata.resolution
+        options |= {"dpi": (known and known.dpi) or (0, 0)}  # Pillow would say 96
+    elif ready.suffix in _JPEG:
         options |= {"quality": quality, "subsampling": 0}
     elif ready.suffix == ".webp":
         options |= {"lossless": True, "exact": True}

@@ -97,6 +97,19 @@ def test_other_modes_become_plain_pixels(tmp_path, mode, shape, words, compressi
     assert words in " ".join(picture.notes)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".bmp"])
+def test_a_resolution_is_kept_and_none_made_up(tmp_path, suffix, compression):
+    image = Image.fromarray(noise("u1", 8, 8, 3))
+    for dpi in (None, (300, 200)):
+        image.save(tmp_path / "a.tif", compression=compression, **({"dpi": dpi} if dpi else {}))
+        picture = images.read(tmp_path / "a.tif")
+        images.write(tmp_path / f"b{suffix}", picture.pixels, like=picture, overwrite=True)
+        again = images.read(tmp_path / f"b{suffix}").metadata.resolution
+        said = None if again is None else again.dpi
+        assert said == (None if dpi is None else pytest.approx(dpi, abs=0.1))
+
+
 def test_micrometres_of_imagej_are_kept_as_it_writes_them(tmp_path):
     """A lone byte of Latin-1, as some versions wrote it, and the escape of the others."""
     tifffile.imwrite(tmp_path / "a.tif", noise("u1", 8, 8), imagej=True, resolution=(2.5, 2.5), metadata={"unit": "um"})
