@@ -122,9 +122,9 @@ def _check_held(ready: Plan) -> None:
     if pixels.dtype != np.uint8 and not (deep and pixels.dtype == np.uint16):
         better = ".png or .tif" if pixels.dtype == np.uint16 else ".tif"
         raise WriteError(f"{suffix} cannot hold {pixels.dtype} pixels; use {better} instead")
-    allowed = {1, 2, 3, 4} if suffix in _ALPHA else {1, 3}
-    if channels not in allowed:
-        raise WriteError(f"{suffix} cannot hold {channels} channels; use .tif instead")
+    if channels - ready.has_alpha not in {1, 3}:
+        plain = " without alpha" if channels in {2, 4} and not ready.has_alpha else ""
+        raise WriteError(f"{suffix} cannot hold {channels} channels{plain}; use .tif instead")
 
 
 def _without_alpha(ready: Plan) -> Plan:

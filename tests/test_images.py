@@ -421,6 +421,13 @@ def test_gif_refuses_what_it_would_make_coarser(tmp_path, pixels):
         images.write(tmp_path / "a.gif", pixels)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tga", ".gif"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_channel_that_is_no_alpha_does_not_become_one(tmp_path, suffix, channels):
+    with pytest.raises(WriteError, match=rf"cannot hold {channels} channels without alpha; use .tif"):
+        images.write(tmp_path / f"a{suffix}", noise("u1", 9, 9, channels), has_alpha=False)
+
+
 @pytest.mark.parametrize("suffix", [".ico", ".icns", ".mpo", ".blp", ".qoi", ".pbm", ".pfm", ".pdf"])
 def test_endings_that_narrow_pictures_are_refused(tmp_path, suffix):
     with pytest.raises(WriteError, match=rf"pictures are not written as '{suffix}'; use .png, .tif"):
