@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from imgalign.encoding import Compression
     from imgalign.resample import Interpolation
 
+_BLACK = "black: this format has no transparency"
+_ZERO = "0 in every channel: only grey and RGB become transparent; another number is --fill"
+
 
 @dataclass(frozen=True)
 class WriteOptions:
@@ -100,8 +103,8 @@ def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha:
         matrix = alignment.moving_from_fixed @ grid.fixed_from_canvas
         whole = _reaches_everywhere(matrix, grid.size_hw, picture.size_hw)
         known = picture.channels in {1, 3} or nodata is not None
-        plain = picture.pixels.dtype.kind in "iu" and known and not picture.has_alpha
-        add_alpha = (alpha or nodata is not None) and plain and not whole and fill is None
+        plain = picture.pixels.dtype.kind in "iu" and not picture.has_alpha
+        add_alpha = (alpha or nodata is not None) and plain and known and not whole and fill is None
         pixels, covered = resample.warp(
             picture.pixels,
             moving_from_fixed=matrix,
@@ -122,7 +125,7 @@ def lay(picture: Picture, alignment: Alignment, writing: WriteOptions, *, alpha:
         covered,
         has_alpha=has_alpha,
         grid={"canvas_offset_xy": list(grid.offset_xy), "canvas_size_hw": list(grid.size_hw)},
-        notes=("what the picture does not reach is black: this format has no transparency",) if black else (),
+        notes=(f"what the picture does not reach is {_BLACK if known else _ZERO}",) if black else (),
     )
 
 

@@ -50,6 +50,17 @@ class TestLay:
         assert (whole.has_alpha, whole.pixels.shape) == (False, (9, 9))
         assert (cut.has_alpha, cut.pixels.shape) == (True, (9, 9, 2))
 
+    @pytest.mark.parametrize(("channels", "said"), [(1, "black"), (3, "black"), (2, "0 in"), (4, "0 in"), (5, "0 in")])
+    def test_what_stays_zero_is_said(self, channels, said):
+        """Grey and RGB have no note where they become transparent."""
+        pixels = np.ones((9, 9, channels), np.uint16)
+        for alpha in (False, True):
+            laid = lay(picture(pixels), moved(2, 0), WriteOptions(), alpha=alpha)
+            assert laid.has_alpha == (alpha and channels in (1, 3))
+            notes = [] if laid.has_alpha else [f"what the picture does not reach is {said}"]
+            assert [note[: len(notes[0])] for note in laid.notes] == notes
+            assert not laid.pixels[:, -1].any()
+
     def test_union_says_where_it_lies(self):
         laid = lay(
             picture(render((9, 9))),
