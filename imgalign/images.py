@@ -38,6 +38,7 @@ __all__ = [
 MAX_PIXELS = 500_000_000
 """Pictures with more are refused unless the caller raises the limit: a small file can unpack into all of the memory."""
 
+_EMPTY = "is empty (0 bytes); wanted a picture"
 _PAGE = re.compile(r"(?P<file>.+)\[(?P<page>\d{1,9})\]", re.DOTALL)
 
 
@@ -204,11 +205,13 @@ def _refuse_no_picture(info: os.stat_result) -> None:
     if stat.S_ISDIR(info.st_mode):
         raise ImageReadError("is a folder; name a picture in it")
     if stat.S_ISREG(info.st_mode) and info.st_size == 0:
-        raise ImageReadError("is empty (0 bytes); wanted a picture")
+        raise ImageReadError(_EMPTY)
 
 
 def _decoded(data: IO[bytes], page: int, max_pixels: int, reduce: int) -> Decoded:
     header = data.read(512)
+    if not header:  # a pipe or device, of which no size was known
+        raise ImageReadError(_EMPTY)
     try:
         if header.startswith(tiff.SIGNATURES):
             return _decoded_tiff(data, page, max_pixels)

@@ -287,6 +287,11 @@ def test_truncated_pictures_are_refused(tmp_path, kind, share):
         images.read(path)
 
 
+def test_an_empty_pipe_is_empty():
+    with pytest.raises(ImageReadError, match=r"/dev/null: is empty"):
+        images.read("/dev/null")
+
+
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(ImageReadError, match="no such file"):
         images.read(tmp_path / "no.png")
