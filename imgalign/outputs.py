@@ -11,8 +11,8 @@ from pathlib import Path
 from imgalign.errors import OptionError, WriteError
 from imgalign.paths import advice, shown
 
-# Formats that are written as they came; everything else becomes PNG.
-_KEPT_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".pnm"})
+_KEPT = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp", ".pgm", ".ppm", ".pnm"})
+_OF_FLOATS = frozenset({".pfm", ".fits", ".fit"})
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,12 @@ def output_name(picture: str, word: str, suffix: str | None = None) -> str:
 
 
 def kept_suffix(picture: str) -> str:
-    """The extension that what comes of a picture gets: its own where that format is written, else `.png`."""
+    """The extension that what comes of a picture gets: its own where that format is written.
+
+    Else that of PNG, or of TIFF where floats are usual.
+    """
     own = file_of(picture).suffix
-    return own if own.lower() in _KEPT_SUFFIXES else ".png"
+    return own if own.lower() in _KEPT else ".tif" if own.lower() in _OF_FLOATS else ".png"
 
 
 def file_of(picture: str) -> Path:

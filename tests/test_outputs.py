@@ -36,6 +36,7 @@ def test_gradmap_of_the_fixed_picture_is_written_once():
         ("x.JPG", "x.aligned.JPG"),
         ("x.ome.tif", "x.ome.aligned.tif"),
         ("x.gif", "x.aligned.png"),
+        ("x.PFM", "x.aligned.tif"),
         ("x", "x.aligned.png"),
         (".hidden", ".hidden.aligned.png"),
         ("-v.png", "-v.aligned.png"),
