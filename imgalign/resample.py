@@ -324,4 +324,4 @@ def _check_fill(background: Sequence[float], dtype: np.dtype[Any]) -> None:
 
 
 def _as(value: float, dtype: np.dtype[Any]) -> Any:
-    return int(value) if dtype.kind in "iu" else value
+    return round(value) if dtype.kind in "iu" else value

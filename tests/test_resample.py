@@ -285,3 +285,8 @@ def test_alpha_is_added_in_every_integer(dtype, x):
     out, covered = warp(picture, moving_from_fixed=shift(x, 0), size_hw=(9, 11), add_alpha=True)
     assert np.array_equal(out[..., 1], np.where(covered, np.array(np.iinfo(dtype).max, dtype), 0))
     assert out.dtype == picture.dtype
+
+
+def test_a_fill_is_rounded_as_pixels_are():
+    out = warp(np.zeros((4, 4, 3), np.uint8), moving_from_fixed=shift(9, 0), size_hw=(4, 4), fill=(254.9, 0.6, 7))[0]
+    assert out[0, 0].tolist() == [255, 1, 7]
