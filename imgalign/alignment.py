@@ -182,7 +182,7 @@ class Alignment:
 
         Args:
             image: NumPy array `(H, W)` or `(H, W, C)`, PIL image, or tensor `(H, W)`, `(C, H, W)` or `(B, C, H, W)`,
-                of the moving picture's size.
+                of the moving picture's size. Two or four channels end in alpha, in floats from 0 to 1.
             interpolation: `nearest` (label maps), `bilinear`, `cubic` or `lanczos`.
             canvas: `fixed`: the fixed picture's grid; `union`: grown to hold both; `intersection`: cut to both.
             fill: What stands where nothing lies under the grid: a number, or one a channel. None: NaN in float,

@@ -8,6 +8,8 @@ from imgalign.canvas import Canvas, Grid, grid_of
 from imgalign.errors import ShapeError
 from imgalign.resample import Fill, Interpolation, Pixels, warp
 
+_WITH_ALPHA = (2, 4)  # channels, the last of which is alpha
+
 if TYPE_CHECKING:
     from imgalign.alignment import Alignment
 
@@ -32,7 +34,7 @@ def warp_any(
         )[0]
 
     if isinstance(image, np.ndarray):
-        return lay(image)
+        return lay(image, has_alpha=image.ndim == 3 and image.shape[2] in _WITH_ALPHA)
     if hasattr(image, "detach"):
         return _warp_tensor(image, lay, grid)
     if hasattr(image, "getbands"):
@@ -58,9 +60,12 @@ def _warp_tensor(image: Any, lay: Any, grid: Grid) -> Any:
     if image.ndim not in (2, 3, 4):
         raise ShapeError(f"wanted a tensor (H, W), (C, H, W) or (B, C, H, W), got shape {tuple(image.shape)}")
     array = image.detach().cpu().numpy()
-    flat = array.reshape(-1, *array.shape[-2:])  # channels and members alike are planes of one picture
-    out = np.moveaxis(lay(np.moveaxis(flat, 0, -1)), -1, 0).reshape(*array.shape[:-2], *grid.size_hw)
-    return torch.from_numpy(np.ascontiguousarray(out)).to(image.device)
+    has_alpha = image.ndim > 2 and image.shape[-3] in _WITH_ALPHA
+    # Without alpha, channels and members alike are planes of one picture.
+    pictures = array.reshape(-1, *array.shape[-3:]) if has_alpha else array.reshape(1, -1, *array.shape[-2:])
+    laid = [np.moveaxis(lay(np.moveaxis(planes, 0, -1), has_alpha=has_alpha), -1, 0) for planes in pictures]
+    out = np.stack(laid).reshape(*array.shape[:-2], *grid.size_hw)
+    return torch.from_numpy(out).to(image.device)
 
 
 def _check_size(pixels: Pixels, alignment: "Alignment") -> None:

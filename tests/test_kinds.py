@@ -26,6 +26,30 @@ def test_tensors_come_back_as_tensors_equal_to_arrays(shape):
     assert np.allclose(out.reshape(-1, 20, 30)[0].numpy(), HALF.warp(first), equal_nan=True)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize(("dtype", "opaque"), [(np.uint8, 255), (np.float32, 1)])
+def test_alpha_of_arrays_and_tensors_is_no_colour(channels, dtype, opaque):
+    """What is transparent does not shine through, and nothing lies outside: as in PIL images."""
+    picture = np.full((20, 30, channels), 100, dtype)
+    picture[..., -1] = opaque
+    picture[:, :10] = 0  # transparent: its black must not darken the rim
+    picture[:, :10, 0] = 7
+    out = HALF.warp(picture)
+    shown = out[..., -1] > 0.3 * opaque
+    assert np.abs(out[shown][:, :-1] - 100.0).max() < 1.5
+    assert not out[:, 25:, -1].any()  # where the picture does not reach
+    tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(picture, -1, 0)))
+    assert np.array_equal(np.moveaxis(HALF.warp(tensor).numpy(), 0, -1), out)
+    assert np.array_equal(HALF.warp(torch.stack([tensor, tensor]))[1].numpy(), HALF.warp(tensor).numpy())
+    filled = HALF.warp(picture, fill=(9,) * (channels - 1))
+    assert (filled[:, 26] == [*(9,) * (channels - 1), opaque]).all()
+
+
+def test_the_alpha_of_an_array_is_that_of_the_pil_image():
+    picture = (RNG.random((20, 30, 4)) * 255).astype(np.uint8)
+    assert np.array_equal(HALF.warp(picture), np.asarray(HALF.warp(Image.fromarray(picture))))
+
+
 @pytest.mark.parametrize(
     ("mode", "becomes"),
     [("L", "LA"), ("RGB", "RGBA"), ("RGBA", "RGBA"), ("1", "LA"), ("P", "RGBA"), ("F", "F"), ("I;16", "I;16")],
