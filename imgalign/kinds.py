@@ -59,13 +59,14 @@ def _warp_tensor(image: Any, lay: Any, grid: Grid) -> Any:
 
     if image.ndim not in (2, 3, 4):
         raise ShapeError(f"wanted a tensor (H, W), (C, H, W) or (B, C, H, W), got shape {tuple(image.shape)}")
-    array = image.detach().cpu().numpy()
+    known = image.detach().cpu()
+    array = (known.float() if known.dtype == torch.bfloat16 else known).numpy()  # which NumPy does not have
     has_alpha = image.ndim > 2 and image.shape[-3] in _WITH_ALPHA
     # Without alpha, channels and members alike are planes of one picture.
     pictures = array.reshape(-1, *array.shape[-3:]) if has_alpha else array.reshape(1, -1, *array.shape[-2:])
     laid = [np.moveaxis(lay(np.moveaxis(planes, 0, -1), has_alpha=has_alpha), -1, 0) for planes in pictures]
     out = np.stack(laid).reshape(*array.shape[:-2], *grid.size_hw)
-    return torch.from_numpy(out).to(image.device)
+    return torch.from_numpy(out).to(image.device, image.dtype)
 
 
 def _check_size(pixels: Pixels, alignment: "Alignment") -> None:

@@ -50,6 +50,15 @@ def test_the_alpha_of_an_array_is_that_of_the_pil_image():
     assert np.array_equal(HALF.warp(picture), np.asarray(HALF.warp(Image.fromarray(picture))))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_keep_their_dtype(dtype):
+    image = (torch.rand(3, 20, 30) * 200).to(dtype)
+    out = HALF.warp(image)
+    assert out.dtype == dtype
+    expected = HALF.warp(image.double())[:, :, :24]
+    assert np.allclose(out[:, :, :24].double(), expected, rtol=2**-7)  # of bfloat16
+
+
 @pytest.mark.parametrize(
     ("mode", "becomes"),
     [("L", "LA"), ("RGB", "RGBA"), ("RGBA", "RGBA"), ("1", "LA"), ("P", "RGBA"), ("F", "F"), ("I;16", "I;16")],
