@@ -290,3 +290,14 @@ def test_alpha_is_added_in_every_integer(dtype, x):
 def test_a_fill_is_rounded_as_pixels_are():
     out = warp(np.zeros((4, 4, 3), np.uint8), moving_from_fixed=shift(9, 0), size_hw=(4, 4), fill=(254.9, 0.6, 7))[0]
     assert out[0, 0].tolist() == [255, 1, 7]
+
+
+@pytest.mark.parametrize("kernel", EVERY)
+@pytest.mark.parametrize("value", [2**31 - 4, -(2**31) + 3, 12345])
+def test_a_constant_stays_itself(kernel, value):
+    """Numbers of 32 bits to the last."""
+    picture = np.full((60, 70), value, np.int32)
+    for matrix in (shift(0.5, 0.25), np.diag([0.9, 1.3, 1])):
+        out, covered = warp(picture, moving_from_fixed=matrix, size_hw=(30, 40), interpolation=kernel)
+        assert covered.all()
+        assert (out == value).all()
