@@ -281,7 +281,7 @@ def _is_for_pillow(page: Any) -> bool:
     layouts: dict[int, list[tuple[int, tuple[int, ...]]]] = {
         _WHITE_IS_ZERO: [(1, ())],
         _BLACK_IS_ZERO: [(1, ()), (2, (_UNASSOCIATED,))],
-        _RGB: [(3, ()), (4, (_ASSOCIATED,)), (4, (_UNASSOCIATED,))],
+        _RGB: [(3, ()), (4, ()), (4, (_ASSOCIATED,)), (4, (_UNASSOCIATED,))],
         _CMYK: [(4, ())],
         _YCBCR: [(3, ())],
     }
@@ -370,6 +370,8 @@ def _finished(page: Any, pixels: NDArray[Any], count: int) -> TiffPage:
         nodata = None if nodata is None else np.iinfo(pixels.dtype).max - nodata
     palette = None
     extra = [int(v) for v in page.extrasamples]
+    if photometric == _RGB and page.samplesperpixel == 4 and not extra and pixels.dtype.kind == "u":
+        extra = [_UNASSOCIATED]  # OpenCV, among others, does not say so
     has_alpha = pixels.ndim == 3 and bool(extra) and extra[-1] in (_ASSOCIATED, _UNASSOCIATED)
     if photometric == _PALETTE and page.colormap is not None:
         palette = _palette(page.colormap)

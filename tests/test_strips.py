@@ -135,6 +135,17 @@ def test_opencvs_lzw_and_its_float_differences_are_read(tmp_path, dtype, channel
         assert np.array_equal(images.read(tmp_path / "a.tif").pixels, pixels[..., 0] if channels == 1 else pixels)
 
 
+@pytest.mark.parametrize("scheme", [1, 5, 8])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_opencvs_fourth_channel_is_alpha_though_it_does_not_say_so(tmp_path, dtype, scheme):
+    cv2 = pytest.importorskip("cv2")
+    pixels = noise(dtype, 40, 30, 4)
+    cv2.imwrite(str(tmp_path / "a.tif"), pixels[..., [2, 1, 0, 3]], [cv2.IMWRITE_TIFF_COMPRESSION, scheme])
+    picture = images.read(tmp_path / "a.tif")
+    assert picture.has_alpha
+    np.testing.assert_array_equal(picture.pixels, pixels)
+
+
 @pytest.mark.parametrize("pack", [NONE, LZW])
 @pytest.mark.parametrize(("bits", "factor"), [(1, 255), (2, 85), (4, 17), (12, 1)])
 def test_samples_of_a_few_bits_are_read(tmp_path, bits, factor, pack):
