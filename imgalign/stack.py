@@ -277,8 +277,6 @@ class Stacker:
     def _check_held(self) -> None:
         """Refuse names that cannot hold what comes of frames like the reference, before the work is done."""
         compression, like = self._writing.compression, self._fixed
-        if self._files.pages is not None and compression == "lzw":
-            raise OptionError("pages of one TIFF are not written in lzw; use the compression fast, small or none")
         for path in (self._files.mean, self._files.median):
             if path is not None:
                 colours = like.channels - like.has_alpha

@@ -319,7 +319,6 @@ class TestRefusals:
             (np.float32, ("--mean", "mean.png"), "mean.png: .png cannot hold float32 pixels; use .tif instead"),
             (np.int16, ("--median", "median.png"), "median.png: .png cannot hold int16 pixels; use .tif instead"),
             (np.uint16, ("--mean", "mean.jpg"), "mean.jpg: .jpg cannot hold uint16 pixels; use .png or .tif instead"),
-            (np.uint8, ("--compression", "lzw"), "pages of one TIFF are not written in lzw"),
         ],
     )
     def test_what_a_name_cannot_hold_is_said_at_once(self, dtype, option, said, workdir, invoke):
