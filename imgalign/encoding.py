@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgalign import netpbm, png, tiff
+from imgalign import netpbm, png, tiff_writing
 from imgalign.errors import WriteError
 from imgalign.picture import Metadata, Picture, Pixels
 
@@ -212,7 +212,7 @@ def _encode_png(file: IO[bytes], ready: Plan, compression: str) -> None:
 
 def _encode_tiff(file: IO[bytes], ready: Plan, compression: Compression) -> None:
     meta = ready.metadata
-    tiff.write(
+    tiff_writing.write(
         file,
         ready.pixels,
         has_alpha=ready.has_alpha,

@@ -16,7 +16,7 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imgalign import images, tiff
+from imgalign import images, tiff_writing
 from imgalign.alignment import Alignment, load
 from imgalign.averages import Sum, as_floats, median
 from imgalign.errors import DeviceError, ImgalignError, OptionError, ShapeError, WriteError
@@ -151,7 +151,7 @@ class Stacker:
             if files.pages is not None:
                 file = pages.enter_context(replacing(files.pages, overwrite=self._writing.overwrite))
                 size = len(self._frames) * self._fixed.pixels.nbytes
-                self._tif = pages.enter_context(tiff.writer(file, size, self._writing.compression))
+                self._tif = pages.enter_context(tiff_writing.writer(file, size, self._writing.compression))
             yield
             if self._lost is not None:
                 raise self._lost
@@ -354,7 +354,7 @@ def _at_rest(frame: Picture, finding: AlignOptions) -> Alignment:
 
 def _add_page(tif: Any, pixels: NDArray[Any], frame: Picture, has_alpha: bool, compression: str) -> None:
     meta = frame.metadata
-    tiff.add_page(
+    tiff_writing.add_page(
         tif,
         pixels,
         has_alpha=has_alpha,

@@ -1,4 +1,4 @@
-"""TIFF by tifffile: any number of channels, 8 to 64 bits, integers and floats, strips and tiles.
+"""Reading TIFF by tifffile: any number of channels, 8 to 64 bits, integers and floats, strips and tiles.
 
 Source: TIFF Revision 6.0 (Adobe 1992).
 """
@@ -7,8 +7,6 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -20,7 +18,7 @@ from imgalign import strips
 from imgalign.errors import ImageReadError
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_NONE, _LZW, _ADOBE_DEFLATE, _DEFLATE, _LZMA = 1, 5, 8, 32946, 34925
+_NONE, LZW, _ADOBE_DEFLATE, _DEFLATE, _LZMA = 1, 5, 8, 32946, 34925
 _WITHOUT_IMAGECODECS = {_NONE, _ADOBE_DEFLATE, _DEFLATE, _LZMA}  # what tifffile unpacks by itself, and fast
 _JPEG = {6, 7}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
@@ -29,7 +27,7 @@ _ASSOCIATED, _UNASSOCIATED = 1, 2
 _SPREAD = {1: 255, 2: 85, 4: 17}  # by bits: what takes their largest number to 255
 _DESCRIBING = {*range(256, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347, 530}
 _TYPE_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), start=1)) | {16: 8, 17: 8, 18: 8}
-_UNITS = {1: "none", 2: "inch", 3: "cm"}
+UNITS = {1: "none", 2: "inch", 3: "cm"}
 
 # tifffile logs what it finds odd; unheard, that would go to stderr by Python's handler of last resort.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -74,9 +72,6 @@ class ForPillow(Exception):  # noqa: N818 - a signal, not an error that anyone s
         super().__init__()
         self.resolution = resolution
         """As the file has it; Pillow makes one up where there is none."""
-
-
-_CLASSIC_BYTES = 3 * 2**30  # beyond this BigTIFF: offsets of 32 bits end at 4 GB
 
 
 def read(data: IO[bytes], page_index: int, max_pixels: int) -> TiffPage:
@@ -148,97 +143,6 @@ def page_count(data: IO[bytes]) -> int:
     data.seek(0)
     with tifffile.TiffFile(data) as tif:
         return _count(tif)
-
-
-def write(
-    file: IO[bytes],
-    pixels: NDArray[Any],
-    *,
-    has_alpha: bool,
-    compression: str,
-    icc: bytes | None = None,
-    resolution: Resolution | None = None,
-    nodata: float | None = None,
-) -> None:
-    """Write one page.
-
-    Args:
-        file: Where to, open for writing, reading and seeking.
-        pixels: `(H, W)` or `(H, W, C)`, any number dtype that TIFF knows.
-        has_alpha: The last channel is (unassociated) alpha.
-        compression: `none`, `fast` or `small` (both deflate), or `lzw`.
-        icc: Colour profile.
-        resolution: Pixels per unit.
-        nodata: The number that is written for NaN, or for what is transparent in integers, and said in a tag.
-    """
-    with writer(file, pixels.nbytes, compression) as tif:
-        add_page(
-            tif, pixels, has_alpha=has_alpha, compression=compression, icc=icc, resolution=resolution, nodata=nodata
-        )
-
-
-@contextmanager
-def writer(file: IO[bytes], expected_bytes: int, compression: str) -> Iterator[Any]:
-    """A `tifffile.TiffWriter` for `add_page`, whose pages all have one compression."""
-    import tifffile
-
-    with tifffile.TiffWriter(file, bigtiff=expected_bytes > _CLASSIC_BYTES) as tif:
-        yield tif
-    if compression == "lzw":
-        # tifffile writes this number only with the package that would pack, also where all is packed already.
-        file.seek(0)
-        with tifffile.TiffFile(file) as written:
-            pages: Any = written.pages
-            for page in pages:
-                page.tags["Compression"].overwrite(_LZW)
-
-
-def add_page(
-    tif: Any,
-    pixels: NDArray[Any],
-    *,
-    has_alpha: bool,
-    compression: str,
-    icc: bytes | None = None,
-    resolution: Resolution | None = None,
-    nodata: float | None = None,
-) -> None:
-    """Write one page into an open `writer`; arguments as of `write`."""
-    if nodata is not None:
-        pixels, has_alpha = no_data.with_number(pixels, nodata, has_alpha=has_alpha)
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    colours = channels - has_alpha
-    rgb = colours == 3 and pixels.dtype.kind == "u"
-    beyond = channels - (3 if rgb else 1)
-    extra = ["unassalpha" if has_alpha and i == beyond - 1 else "unspecified" for i in range(beyond)]
-    options: dict[str, Any] = {"extrasamples": extra} if extra else {}
-    if nodata is not None:
-        options["extratags"] = [(no_data.TAG, "s", 0, str(nodata), True)]
-    data: Any = pixels
-    if compression == "lzw":
-        parts, height = strips.lzw(pixels)
-        data = iter(parts)  # `writer` puts the compression's own name in the end
-        options |= {"compression": "zlib", "shape": pixels.shape, "dtype": pixels.dtype, "rowsperstrip": height}
-    elif compression != "none":
-        options |= {
-            "compression": "zlib",
-            "compressionargs": {"level": {"fast": 1, "small": 9}[compression]},
-            "predictor": pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 4,
-            "rowsperstrip": max(1, (1 << 18) // max(1, pixels[:1].nbytes)),
-        }
-    if resolution is not None:
-        options |= {"resolution": (resolution.x, resolution.y), "resolutionunit": _unit_number(resolution.unit)}
-        if resolution.length:
-            options["description"] = f"ImageJ=1.11a\nunit={_as_ascii(resolution.length)}\n"
-    tif.write(
-        data,
-        photometric="rgb" if rgb else "minisblack",
-        planarconfig="contig" if channels > 1 else None,
-        metadata=None,
-        software="imgalign",
-        iccprofile=icc,
-        **options,
-    )
 
 
 def _count(tif: Any) -> int:
@@ -447,15 +351,6 @@ def _resolution(page: Any) -> Resolution | None:
     x, y = _tag(page, "XResolution", None), _tag(page, "YResolution", None)
     if x is None or y is None or not (x[0] and x[1] and y[0] and y[1]):
         return None
-    unit = _UNITS.get(int(_tag(page, "ResolutionUnit", 2)), "none")
+    unit = UNITS.get(int(_tag(page, "ResolutionUnit", 2)), "none")
     imagej = re.match(r"ImageJ=.*?^unit=([^\r\n]+)", page.description or "", re.DOTALL | re.MULTILINE)
     return Resolution(x[0] / x[1], y[0] / y[1], unit, imagej[1] if imagej else None)
-
-
-def _as_ascii(name: str) -> str:
-    """Signs beyond ASCII as ImageJ writes them, such as `\\u00B5m` for micrometres."""
-    return "".join(c if c.isascii() else f"\\u{ord(c):04X}" for c in name)
-
-
-def _unit_number(unit: str) -> int:
-    return next(number for number, name in _UNITS.items() if name == unit)

@@ -11,7 +11,7 @@ LAYERS = (
     ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted"),
     ("transforms", "basis", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample",
      "appearance", "histograms", "levels", "occluders", "problem", "residuals", "spectral", "plane", "words", "png",
-     "tiff", "strips", "netpbm", "nodata", "picture",
+     "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
      "canvas", "kernels", "source", "tiles"),
     ("search", "spots", "keypoints", "matches", "periods", "refine", "ladder", "light", "tone", "focus", "uncertainty",
      "smooth", "alike", "sharp", "polish", "descent", "verdict", "climb", "surround", "overlays", "standing",
@@ -24,7 +24,8 @@ LAYERS = (
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
-    "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "strips", "netpbm", "nodata", "picture",
+    "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata",
+    "picture",
     "canvas", "decoding", "encoding", "alignment", "images", "record", "laying", "reading", "outcome", "pairs",
     "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack", "averages", "wanted", "cli",
 )  # fmt: skip
