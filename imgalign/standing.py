@@ -10,21 +10,25 @@ pictures unmoved -> do most parts differ? -> what they share is taken off -> pla
 from dataclasses import replace
 
 import numpy as np
+import torch
 import torch.nn.functional as nn
+from torch import Tensor
 
-from imgalign._types import Image, Matrix3, Weight
+from imgalign._types import Floats, Image, Matrix3, Weight
 from imgalign.devices import gathered
 from imgalign.levels import Masked
 from imgalign.masks import mask_or_none
 from imgalign.pyramid import masked_blur
 from imgalign.sampling import Reader
-from imgalign.spectral import RadialResponse, ring_sums, spectrum
+from imgalign.spectral import RadialResponse, Spectrum, ring_sums, spectrum
 from imgalign.sums import mean
 
 _NOISE, _LIGHT = 2.0, 8.0  # pixels: what is finer is mostly noise, what is coarser may be another light
 _DIFFER = 0.15  # share of the detail of most parts that is not alike: with less nothing has moved
 _EXPLAINS = 0.25  # correlation in most parts that no wrong place reaches
 _RINGS = 48  # of frequencies
+_STANDS_OUT = 9.0  # times the usual power of its ring
+_SAME = 0.2  # of its power by which such a wave may differ
 _ALIKE = 0.9999  # correlation from which there is nothing to part
 _TILES = 6  # a side
 _SEEN = 0.3  # of a tile's pixels, for it to count
@@ -45,16 +49,37 @@ def parted(fixed: Masked, moving: Masked) -> tuple[Masked, Masked]:
     """
     weight = fixed[1] * moving[1]
     f, m = (spectrum(image - mean(image, weight), weight) for image, _ in (fixed, moving))
-    a, b = f.values[0, 0], m.values[0, 0]
-    planes = [(a * b.conj()).real, *(x.real.square() + x.imag.square() for x in (a, b))]
-    cross, power_f, power_m = ring_sums(planes, f.frame_hw, _RINGS)
-    gain = np.sqrt(np.maximum(power_f, 1e-30) / np.maximum(power_m, 1e-30))
-    correlation = (cross / np.sqrt(np.maximum(power_f * power_m, 1e-30))).clip(-_ALIKE, _ALIKE)
-    share = correlation / (1 + np.sqrt(1 - correlation**2))
-    of_moving, of_fixed = (RadialResponse(x).on(f) for x in (share * gain, share / gain))
+    of_moving, of_fixed = _taken_off(f, m)
     first = replace(f, values=f.values - of_moving * m.values)
     second = replace(m, values=m.values - of_fixed * f.values)
     return (first.image(), weight), (second.image(), weight)
+
+
+def _taken_off(fixed: Spectrum, moving: Spectrum) -> tuple[Tensor, Tensor]:
+    """Shares of the moving picture that are taken off the fixed one, and of the fixed one off the other, by frequency.
+
+    All of it where a wave stands out and is the same in both: grids and lines are few frequencies.
+    """
+    f, m = fixed.values[0, 0], moving.values[0, 0]
+    power_f, power_m, power_left = (_power(x) for x in (f, m, f - m))
+    planes = [torch.ones_like(power_f), power_f, power_m, power_left]
+    count, *sums = ring_sums(planes, fixed.frame_hw, _RINGS)
+    usual_f, usual_m, left = (x / np.maximum(count, 1) + 1e-30 for x in sums)
+    both = np.sqrt(usual_f * usual_m)
+    correlation = (0.5 * (usual_f + usual_m - left) / both).clip(-_ALIKE, _ALIKE)
+    share, gain = correlation / (1 + np.sqrt(1 - correlation**2)), np.sqrt(usual_f / usual_m)
+
+    def on(rings: Floats) -> Tensor:
+        return RadialResponse(rings).on(fixed)
+
+    whole = on(gain)
+    stands_out = (power_f > _STANDS_OUT * on(usual_f)) & (power_m > _STANDS_OUT * on(usual_m))
+    same = stands_out & (_power(f - whole * m) < _SAME * power_f)
+    return torch.where(same, whole, on(share * gain)), torch.where(same, 1 / whole, on(share / gain))
+
+
+def _power(values: Tensor) -> Tensor:
+    return values.real.square() + values.imag.square()
 
 
 def explains(fixed: Masked, moving: Masked, moving_from_fixed: Matrix3) -> bool:

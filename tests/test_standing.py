@@ -35,13 +35,19 @@ def dust(rng):
     return -sum(3 / (1 + np.exp(np.hypot(x - cx, y - cy) - r)) for cx, cy, r in spots)
 
 
+def grid(rng):
+    lines = np.zeros(SIZE)
+    lines[::30], lines[:, ::30] = -3, -3
+    return lines
+
+
 def masked(*pictures):
     planes = [torch.as_tensor(np.asarray(p, np.float32))[None, None] for p in pictures]
     return [(plane, torch.ones_like(plane)) for plane in planes]
 
 
 @pytest.mark.parametrize("model", TRUTHS)
-@pytest.mark.parametrize("pattern", [sensor, dust])
+@pytest.mark.parametrize("pattern", [sensor, dust, grid])
 def test_a_scene_is_found_behind_what_stands_still(pattern, model):
     rng = np.random.default_rng(4)
     over = pattern(rng)
