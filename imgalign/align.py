@@ -95,7 +95,8 @@ def align(
         iterations: Most steps on a level.
         lr: Learning rate of `sgd`, `adam` and `lbfgs`.
         init: `auto` (search), `identity`, `center`, `phase`, a 3 x 3 `moving_from_fixed`, or an `Alignment`.
-        mask: `(H, W)` weights of the fixed picture, 0 to 1.
+        mask: `(H, W)` weights of the fixed picture: bool, integers (zeros and ones, or 8 or 16 bits in full), or floats
+            of 0 to 1.
         moving_mask: The same of the moving picture.
         max_shift: Largest shift of the picture centre, px.
         max_rotation: Largest rotation, degrees.
@@ -157,7 +158,7 @@ def prepare(picture: Any, *, mask: Any = None, device: str = "auto") -> Plane:
 
     Args:
         picture: In any form that `align` takes, but a batch.
-        mask: `(H, W)` weights, 0 to 1, in place of the `mask` of `align`.
+        mask: `(H, W)` weights, in place of the `mask` of `align`.
         device: As in `align`, and the same there.
 
     Raises:

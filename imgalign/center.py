@@ -24,6 +24,7 @@ from imgalign.errors import OptionError, ShapeError
 from imgalign.histograms import regular_subset, weighted_quantile
 from imgalign.neighbours import largest
 from imgalign.pyramid import blur, reduce
+from imgalign.weights import as_weights
 
 Objective = Literal["robust", "midpoint"]
 
@@ -63,7 +64,7 @@ def center(
         lr: Learning rate of plain gradient descent on the picture scaled to a maximum of 1, px^2; of `midpoint` 10
             without it. With it, `robust` descends plainly as well.
         max_shift: Look no further than this, px.
-        mask: `(H, W)` weights, 0 is ignored.
+        mask: `(H, W)` weights, as `align` takes them; 0 is ignored.
         trust: Least probability at which the result is trusted.
 
     Returns:
@@ -335,11 +336,10 @@ def _grey(image: Any, mask: Any) -> tuple[Image, Weight]:
         )
     grey = planes.mean(0)
     weight = grey.isfinite().to(grey.dtype)
-    for extra in (alpha, None if mask is None else torch.from_numpy(np.array(mask, dtype=float))):
-        if extra is not None:
-            if extra.shape != grey.shape:
-                raise ShapeError(f"mask must be {tuple(grey.shape)} as the image, got {tuple(extra.shape)}; resize it")
-            weight = weight * extra.to(grey.dtype).nan_to_num(0.0).clamp(0, 1)
+    if alpha is not None:
+        weight = weight * alpha.to(grey.dtype).nan_to_num(0.0).clamp(0, 1)
+    if mask is not None:
+        weight = weight * torch.from_numpy(as_weights(mask, (grey.shape[0], grey.shape[1]), "image"))
     if not bool((weight > 0).any()):
         raise ShapeError("image must have pixels to look at, but all are masked, transparent or NaN; check the mask")
     return torch.where(weight > 0, grey, 0.0)[None, None], weight[None, None]

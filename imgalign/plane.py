@@ -18,6 +18,7 @@ from imgalign._types import Image, Weight
 from imgalign.errors import ShapeError
 from imgalign.masks import full_weight, is_whole
 from imgalign.pyramid import halve, reduce
+from imgalign.weights import as_weights
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BAND_SAMPLES = 1 << 19  # converted in one go: what fits into the processor's cache
@@ -26,6 +27,7 @@ _MANY = 0.001  # share of the values that a number has to have to be taken for o
 _WHITE = (255.0, 65535.0)  # not taken for one, nor is anything from -1 to 1: drawings have such grounds
 _SAMPLES = 64  # along each axis: the first look at a picture's values
 _ORDINARY = (2.0**-10, 2.0**40)  # largest values of pictures that are taken as they come
+_WEAK = 0.5  # largest weight up to which the others are taken as shares of it: a pixel of less is not looked at
 _LEAST_ROWS = 12  # of a level made in one go, beside one more on either side
 
 
@@ -95,7 +97,11 @@ class Plane:
                 weight = torch.ones_like(image)
             if weight is not None:
                 weight[..., here, :] = seen
-        return image, full_weight(image) if weight is None else weight
+        if weight is None:
+            return image, full_weight(image)
+        # What is half transparent all over is seen all the same: weights tell parts of one picture apart.
+        most = float(weight.max())
+        return image, weight / most if 0 < most <= _WEAK else weight
 
     def _halved(self, rows: slice, reduction: int) -> tuple[Image, Weight]:
         """Some rows of an even reduction, from plain blocks of half of it."""
@@ -157,7 +163,7 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
     Args:
         picture: NumPy `(H, W)` or `(H, W, C)`, PIL image, or tensor `(H, W)` or `(C, H, W)`. Two or four channels
             end in alpha, which counts as a mask; NaN and infinite values are masked.
-        mask: `(H, W)` weights between 0 and 1, bool or 8-bit (255 is 1), or None.
+        mask: `(H, W)`, as `weights.as_weights` takes it, or None.
         role: `fixed` or `moving`, for messages.
 
     Raises:
@@ -171,7 +177,8 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
         raise ShapeError(f"{role} needs at least 8 x 8 pixels to be aligned, got {h} x {w}; use a larger picture")
     alpha = channels in (2, 4)
     known = _known(pixels[..., : channels - alpha]) if pixels.is_floating_point() else None
-    return Plane(pixels, _as_mask(mask, (h, w), role), alpha, device, known)
+    weight = None if mask is None else torch.from_numpy(as_weights(mask, (h, w), role))
+    return Plane(pixels, weight, alpha, device, known)
 
 
 def _known(colours: Tensor) -> Known:
@@ -250,9 +257,13 @@ def _as_tensor(picture: Any, role: str) -> Tensor:
             raise ShapeError(
                 f"{role} tensor must be (H, W) or (C, H, W), got {tuple(picture.shape)}; select one picture"
             )
+        if picture.is_complex() or 0 in picture.shape:
+            raise ShapeError(f"{role} must hold real numbers, got {picture.dtype} {tuple(picture.shape)}; convert it")
         tensor = picture.detach()
         tensor = tensor.to(torch.uint8) * 255 if tensor.dtype == torch.bool else tensor
-        return tensor if tensor.ndim == 2 else tensor.permute(1, 2, 0)
+        tensor = tensor if tensor.ndim == 2 else tensor.permute(1, 2, 0)
+        # Of wide integers the range is not used: there it is the numbers that tell what is white.
+        return tensor if tensor.is_floating_point() or tensor.itemsize <= 2 else _native(tensor.cpu().numpy())
     if hasattr(picture, "getbands"):  # PIL: modes with a palette or one bit hold indices, not intensities
         mode = picture.mode
         wanted = {"1": "L", "P": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
@@ -262,10 +273,10 @@ def _as_tensor(picture: Any, role: str) -> Tensor:
         raise ShapeError(
             f"{role} must be (H, W) or (H, W, C) real numbers, got {array.dtype} {array.shape}; convert it first"
         )
-    return torch.from_numpy(_native(array))
+    return _native(array)
 
 
-def _native(array: np.ndarray) -> np.ndarray:
+def _native(array: np.ndarray) -> Tensor:
     """The same values in a dtype and memory order that PyTorch takes."""
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.bool_:
@@ -280,16 +291,4 @@ def _native(array: np.ndarray) -> np.ndarray:
             array = array.astype(np.float32)
     array = np.ascontiguousarray(array)
     # PyTorch warns of memory that it must not write to, though nothing here does.
-    return array if array.flags.writeable else array.copy()
-
-
-def _as_mask(mask: Any, size_hw: tuple[int, int], role: str) -> Tensor | None:
-    if mask is None:
-        return None
-    array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-    if array.shape != size_hw:
-        raise ShapeError(
-            f"the mask of {role} must have its size {size_hw[0]} x {size_hw[1]}, got {array.shape}; resize the mask"
-        )
-    scale = 1 / float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 1.0
-    return torch.from_numpy(np.nan_to_num(array.astype(np.float32) * scale).clip(0, 1))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -14,6 +14,7 @@ from imgalign import images
 from imgalign.images import Picture
 from imgalign.outputs import Job
 from imgalign.paths import is_file
+from imgalign.weights import shares
 
 
 class Reader:
@@ -88,16 +89,14 @@ def measurable(picture: Picture) -> tuple[NDArray[Any], bool]:
 
 
 def weights(picture: Picture) -> NDArray[np.float32]:
-    """A mask picture as weights `(H, W)` from 0 to 1: full scale counts in full, floats count as they are."""
+    """A mask picture as weights `(H, W)` (`shares`), a mean over its colours; what is transparent in it is ignored."""
     pixels = picture.pixels
-    whole = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
-    values = np.nan_to_num(pixels.astype(np.float32) / whole, posinf=0.0).clip(0, 1)
-    if values.ndim == 2:
-        return values
     if not picture.has_alpha:
-        return values.mean(axis=2)
-    colours = values[..., :-1].mean(axis=2) if values.shape[2] > 1 else 1.0
-    return colours * values[..., -1]
+        values = shares(pixels)
+        return values if values.ndim == 2 else values.mean(axis=2)
+    alpha = pixels[..., -1] / (np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1)
+    colours = shares(pixels[..., :-1]).mean(axis=2) if pixels.shape[2] > 1 else 1.0
+    return np.asarray(colours * alpha, np.float32)
 
 
 def read_weights(reader: Reader, path: Path | None) -> NDArray[np.float32] | None:

@@ -187,6 +187,24 @@ def test_pictures_masked_everywhere_are_not_trusted():
     assert "masked" in result.reasons[0]
 
 
+@pytest.mark.parametrize("weight", [0.5, 1 / 255, 1e-6])
+@pytest.mark.parametrize("size_hw", [SIZE, (480, 576)])
+def test_pictures_that_are_half_transparent_all_over_align_as_if_they_were_not(weight, size_hw):
+    fixed, moving = pair(SCENE, size_hw, about_centre(size_hw, shift=(5, -4)))
+    faint = align(fixed, moving, model="translate", mask=np.full(size_hw, weight))
+    # Weights that are rounded differ in their last digits.
+    whole = align(fixed, moving, model="translate").moving_from_fixed
+    np.testing.assert_allclose(faint.moving_from_fixed, whole, atol=1e-6)
+
+
+def test_a_mask_with_holes_in_every_block_leaves_something_to_align():
+    size_hw = 800, 800  # of so many pixels, what is aligned first is reduced
+    fixed, moving = pair(Blobs(5, 800, count=600, sigma=(4, 12)), size_hw, about_centre(size_hw, shift=(5, -4)))
+    every_other = np.indices(size_hw).sum(0) % 2 == 0
+    result = align(fixed, moving, model="translate", mask=every_other)
+    assert corner_error(result.moving_from_fixed, about_centre(size_hw, shift=(5, -4)), size_hw) < 0.1
+
+
 @pytest.mark.parametrize("model", ["translate", "homography"])
 def test_unrelated_noise_is_not_trusted(model):
     rng = np.random.default_rng(4)

@@ -181,6 +181,8 @@ def test_nan_transparent_and_masked_pixels_are_not_looked_at() -> None:
     opaque = np.ones_like(picture)
     opaque[60:, :20] = 0
     seen = [center(nan), center(hidden, mask=opaque), center(np.dstack([hidden, opaque]))]
+    seen += [center(hidden, mask=opaque.astype(dtype)) for dtype in (bool, np.uint8, np.int64)]
+    seen.append(center(hidden, mask=torch.as_tensor(opaque).bfloat16()))
     seen.append(center(np.dstack([hidden, hidden, hidden, opaque])))
     for result in seen:
         np.testing.assert_allclose(moved(result), TRUTH, atol=0.01)

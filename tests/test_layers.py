@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
-    ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted"),
+    ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted", "weights"),
     ("transforms", "basis", "sampling", "gradients", "pyramid", "losses", "solvers", "translation", "upsample",
      "appearance", "histograms", "levels", "occluders", "problem", "residuals", "spectral", "plane", "words", "png",
      "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
@@ -27,7 +27,7 @@ NO_TORCH = (
     "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata",
     "picture",
     "canvas", "decoding", "encoding", "alignment", "images", "record", "laying", "reading", "outcome", "pairs",
-    "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack", "averages", "wanted", "cli",
+    "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack", "averages", "wanted", "weights", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 

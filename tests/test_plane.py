@@ -55,9 +55,9 @@ def test_many_channels_are_averaged():
 @pytest.mark.parametrize("channels", [2, 4])
 def test_alpha_is_a_mask(channels):
     picture = np.full((8, 12, channels), 200, np.uint8)
-    picture[:, :6, -1], picture[:, 6:, -1] = 0, 51
+    picture[:, :, -1] = np.repeat([0, 51, 255], 4)
     values, weight = grey(picture)
-    np.testing.assert_allclose(weight, np.where(np.arange(12) < 6, 0, 0.2) * np.ones((8, 1)), atol=1e-6)
+    np.testing.assert_allclose(weight, np.repeat([0, 0.2, 1], 4) * np.ones((8, 1)), atol=1e-6)
     np.testing.assert_allclose(values, 200 / 255, rtol=1e-5)
 
 
@@ -75,15 +75,22 @@ def test_masks_multiply():
     picture = RAMP.copy()
     picture[0, 0] = np.nan
     mask = np.full((8, 12), 0.5)
-    mask[1, 1] = 0
+    mask[1, 1], mask[2, 2] = 0, 1
     weight = grey(picture, mask)[1]
     assert weight[0, 0] == weight[1, 1] == 0
     assert weight[4, 4] == 0.5
 
 
-@pytest.mark.parametrize("mask", [RAMP > 0.5, (255 * (RAMP > 0.5)).astype(np.uint8), torch.as_tensor(RAMP > 0.5)])
-def test_masks_come_as_bool_as_8_bit_and_as_tensors(mask):
+@pytest.mark.parametrize("mask", [RAMP > 0.5, (RAMP > 0.5).astype(np.int64), torch.as_tensor(RAMP > 0.5)])
+def test_masks_come_as_bool_as_integers_and_as_tensors(mask):
     np.testing.assert_array_equal(grey(RAMP, mask)[1], RAMP > 0.5)
+
+
+@pytest.mark.parametrize("most", [0.5, 0.25, 1e-3, 1e-30])
+def test_weak_weights_are_shares_of_the_largest(most):
+    mask = np.tile([1.0, 0.5, 0.0], (8, 4))
+    np.testing.assert_allclose(grey(RAMP, most * mask)[1], mask, rtol=1e-5)
+    np.testing.assert_allclose(grey(RAMP, 0.75 * mask)[1], 0.75 * mask)
 
 
 def test_an_odd_reduction_is_the_mean_of_blocks():
@@ -164,6 +171,13 @@ def test_a_tensor_that_requires_grad_is_taken():
     np.testing.assert_allclose(grey(torch.as_tensor(RAMP).requires_grad_())[0], RAMP, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint32])
+def test_tensors_of_wide_integers_are_taken_as_arrays_are(dtype):
+    numbers = torch.as_tensor((RAMP * 255).round()).to(dtype)
+    np.testing.assert_array_equal(grey(numbers)[0], grey(numbers.numpy())[0])
+    assert grey(numbers)[0].max() == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float16, torch.float64, torch.bool])
 def test_tensors_of_any_dtype(dtype):
     top = 1.0 if dtype.is_floating_point or dtype == torch.bool else torch.iinfo(dtype).max
@@ -181,6 +195,8 @@ def test_tensors_of_any_dtype(dtype):
         (np.array([["a"] * 9] * 9), None, "real numbers"),
         ("picture.png", None, "real numbers"),
         (torch.zeros(2, 3, 9, 9), None, "select one picture"),
+        (torch.zeros(9, 9, dtype=torch.complex64), None, "fixed must hold real numbers, got torch.complex64"),
+        (torch.zeros(0, 9, 9), None, r"real numbers, got torch.float32 \(0, 9, 9\)"),
         (np.zeros((9, 9)), np.zeros((9, 8)), r"the mask of fixed must have its size 9 x 9, got \(9, 8\)"),
     ],
 )

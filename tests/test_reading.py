@@ -23,6 +23,9 @@ def picture(pixels, *, has_alpha=False):
     [
         (np.array([[0, 51, 255]], np.uint8), False, [[0, 0.2, 1]]),
         (np.array([[0, 65535]], np.uint16), False, [[0, 1]]),
+        (np.array([[0, 1]], np.uint8), False, [[0, 1]]),
+        (np.array([[[1, 1, 0], [1, 1, 1]]], np.uint16), False, [[2 / 3, 1]]),
+        (np.array([[[1, 255], [1, 51]]], np.uint8), True, [[1, 0.2]]),
         (np.array([[-1, 0.25, 7, np.nan, np.inf]]), False, [[0, 0.25, 1, 0, 0]]),
         (np.array([[[255, 0, 0], [255, 255, 255]]], np.uint8), False, [[1 / 3, 1]]),
         (np.array([[[255, 51], [255, 255]]], np.uint8), True, [[0.2, 1]]),
