@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _One: TypeAlias = Union[NDArray[Any], "Image", Plane]
 _MANY_PIXELS = 20_000  # some of so many tell a correlation
+_ACROSS = 8  # pixels of the shortest side that are left of it there
 _DOUBTED = 0.3  # most probability of an answer that a frame around the scene may explain
 _FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
@@ -314,9 +315,11 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
 def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float]:
     """Correlation of the grey pictures over the overlap, laid as they came and as aligned, at some 250 pixels.
 
-    At every second of them along each axis, which tells it as well. The loss is the variance left unexplained.
+    At every second of them along each axis, which tells it as well; at more of long and thin pictures. The loss is the
+    variance left unexplained.
     """
-    further = max(1, max(*pair.size_hw, *pair.moving.size_hw) // (250 * pair.base))
+    sides = *pair.size_hw, *pair.moving.size_hw
+    further = max(1, min(max(sides) // (250 * pair.base), min(sides) // (_ACROSS * pair.base)))
     reduction = pair.base * further
     (f, wf), (m, wm) = (reduce(*picture.at(pair.base), further) for picture in (pair.fixed, pair.moving))
     level = level_from_full(reduction)

@@ -36,6 +36,7 @@ _EXACT = 2.0  # pixels of the base level: keypoints know a place as well
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
+_ACROSS = 8  # pixels of the shortest side of a level that says anything
 _EXPLAINED = 0.9  # correlation of an answer that needs no search, of a picture that looks the same elsewhere
 _CHANCE_LEAD, _OF_LATTICE = (
     0.1,
@@ -83,7 +84,7 @@ class Pair:
         moving: The other.
         wanted: What was asked for.
         between: Called between its stages.
-        coarsest: Pixels of the longer side of the ladder's coarsest level.
+        coarsest: Pixels of the longer side of the ladder's coarsest level; of long and thin pictures it has more.
         unmoved: Whether an answer may leave all pixels where they are.
     """
 
@@ -104,7 +105,9 @@ class Pair:
         shortest = min(*fixed.size_hw, *moving.size_hw)
         self.base = min(self.base, 2 * (shortest // 64) or 1)
         self.levels = Levels(fixed.at(self.base), moving.at(self.base))
-        self.ladder = Ladder(self.levels, self.base, coarsest)
+        # Where reduced pictures hang over their own border, most of a level is what was made up there.
+        across = round(_ACROSS * self.levels.longest / (shortest // self.base))
+        self.ladder = Ladder(self.levels, self.base, max(coarsest, across))
         self.finer = Ladder(self.levels, self.base).middle / self.ladder.middle  # than the usual ladder
         self.finish = Finish(fixed, moving, wanted, self.ladder, self.base, between)
         self.near = _LIKE * max(self.size_hw)
@@ -385,6 +388,8 @@ class Pair:
         matrix = polished.moving_from_fixed
         scale = local_scale(matrix, self.size_hw)
         r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
+        if min(min(self.fixed.size_hw) // r_fixed, min(self.moving.size_hw) // r_moving) < _ACROSS:
+            return 1.0  # no room for patches
         there = level_from_full(r_moving) @ matrix @ np.linalg.inv(level_from_full(r_fixed))
         share = verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), there)
         self.spent("verdict", began)

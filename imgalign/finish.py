@@ -34,6 +34,7 @@ _MOST_PIXELS = 4.2e6  # and no further than this, whatever is asked: what finer 
 _RESOLVED = 0.5  # pixels of a level: who does not know the place as well is lost in finer detail
 _KNOWN = 0.05  # pixels of the base level: predicted errors below are out of the reach of anything else
 _BESIDE = 0.2  # of the last ladder level: grey values that move an answer further may be led astray
+_ACROSS = 8  # pixels of a level's shortest side: on fewer nothing is left inside of what filters spoil
 _WHITE = 1.5  # times what white noise alone leaves of a residual: less is noise
 _CLEARLY = 2.0  # times as exact, by predicted errors, others have to be, and may waver at most
 _CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
@@ -203,7 +204,8 @@ class Finish:
 
     def _on_the_way(self) -> list[int]:
         """Reductions between the ladder's last level and the base, halving: each brings the next within its basin."""
-        return [self._base * k for k in (8, 4, 2) if self._base * k < 0.75 * self._last]
+        coarsest = min(0.75 * self._last, min(*self.size_hw, *self._moving.size_hw) / _ACROSS)
+        return [self._base * k for k in (8, 4, 2) if self._base * k < coarsest]
 
     def _polish_at(
         self,

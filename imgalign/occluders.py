@@ -21,7 +21,7 @@ _BLOCK = 4  # pixels a side: neither noise nor a transform that is a pixel off c
 _WHOLE = 0.95  # of a block that must be seen: nobody knows what lies under a mask
 _REGION = 3  # blocks a side
 _SAMPLES = 1000  # blocks from which medians are taken: the residual's own error is then 4 %
-_FEW = 50  # of them say nothing
+_FEW = 50  # of them say nothing, nor do pictures that are narrower than a region
 _CHANCE = 0.3  # correlation over a region that says nothing
 _MOST_VOTES = 10.0  # of a region, where the usual one has one
 _USUAL = 3 * MAD_TO_SIGMA  # median absolute residuals, three standard deviations, that are no sign of anything
@@ -78,6 +78,9 @@ def compared(fixed: Image, warped: Image, valid: Weight) -> Compared:
         valid: `(1, 1, H, W)` where both are seen.
     """
     size_hw = (valid.shape[-2], valid.shape[-1])
+    if min(size_hw) < _REGION * _BLOCK:
+        nowhere = valid.new_zeros(1, 1, 1, 1)
+        return Compared(nowhere, nowhere, nowhere, size_hw)
     f, m, below = (_blocks(x) for x in (fixed, warped, valid))
     seen = (below > _WHOLE * below.max()).to(f.dtype)
     stride = max(1, int((seen.numel() / _SAMPLES) ** 0.5))

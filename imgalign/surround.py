@@ -17,6 +17,7 @@ from imgalign.neighbours import largest
 from imgalign.pyramid import reduce
 
 _PIXELS = 200  # of the longer side, up to twice as many: enough to tell places, and block means hold less noise
+_ACROSS = 8  # of the shorter side, at least
 _FLAT = 0.02  # of the range of values: what codecs and cameras leave of black
 _ENDS = 0.01  # of the values at either end beyond which they are no part of the range
 _SAMPLES = 1000  # tell it
@@ -40,7 +41,8 @@ def shared(fixed: Masked, moving: Masked) -> Region | None:
     """
     if not on_one_grid(fixed, moving):
         return None
-    factor = max(1, max(fixed[0].shape[-2:]) // _PIXELS)
+    size_hw = fixed[0].shape[-2:]
+    factor = max(1, min(max(size_hw) // _PIXELS, min(size_hw) // _ACROSS))
     around = []
     for image, weight in (fixed, moving):
         found = _around(reduce(image, weight, factor)[0])

@@ -25,6 +25,8 @@ from imgalign.transforms import Model
 
 _BLOCK = 8  # pixels a side over which a displacement field is taken for constant
 _MOST_LEVERAGE = 0.98  # of a tile, so that one that decides alone gives a number still
+_NOTHING_KNOWN = 1e-9  # of the largest eigenvalue of the information: what rounding leaves where there is none
+_UNBOUNDED = 1e12  # px^2: a variance that says so
 _LEAST_SIGNAL = 0.05  # share of the normal matrix that is taken for signal at least: noise is known to a few per cent
 
 
@@ -78,18 +80,31 @@ def covariance(
     scores, shares = tile_scores(problem, state, model, cutoff, tile)
     p = scores.shape[1]
     information = state.information(p)[0]
-    bread = np.linalg.pinv(information)
+    bread, unknown = _inverse(information)
     leverage = (shares * bread.T).sum((1, 2))
     scores = _unfitted(scores, shares @ bread)
     meat = _evened(scores.T @ scores, information, bread, leverage) / state.yielding[0] ** 2
     if noise is None:
-        return bread @ meat @ bread, bread @ meat @ bread
+        return bread @ meat @ bread + unknown, bread @ meat @ bread + unknown
     # All of the residual may be noise, half of it in each picture; white noise is what looks like no structure.
     most = noise.most(float(state.scale[0]))
     unit = noise_information(problem, state, model, 1.0)
     white = noise.white(problem.fixed)
     breads = [_less(information, noise * unit) for noise in (max(most, white), white)]
-    return breads[0] @ meat @ breads[0], breads[1] @ meat @ breads[1]
+    return breads[0] @ meat @ breads[0] + unknown, breads[1] @ meat @ breads[1] + unknown
+
+
+def _inverse(information: Floats) -> tuple[Floats, Floats]:
+    """Inverse of the information, zero along directions of which it says nothing; and a huge variance along those.
+
+    So few pixels may be left of a tiny picture that they tell fewer numbers than a model has.
+    """
+    values, vectors = np.linalg.eigh(information)
+    known = values > _NOTHING_KNOWN * max(values[-1], 0.0)
+    if known.all():
+        return np.asarray(np.linalg.pinv(information), float), np.zeros_like(information)
+    inverse: Floats = (vectors[:, known] / values[known]) @ vectors[:, known].T
+    return inverse, _UNBOUNDED * vectors[:, ~known] @ vectors[:, ~known].T
 
 
 def _unfitted(scores: Floats, leverage: Floats) -> Floats:
@@ -99,6 +114,9 @@ def _unfitted(scores: Floats, leverage: Floats) -> Floats:
     everywhere (Bell and McCaffrey's CR2). The root is a rational one, good to a tenth up to a leverage of 0.9.
     """
     h = _MOST_LEVERAGE * leverage
+    # Fields that vary over a block are taken for constant: a tile that is the whole picture may seem to be still more.
+    doubtful = np.flatnonzero(np.trace(h, axis1=1, axis2=2) > 1)
+    h[doubtful] /= np.maximum(abs(np.linalg.eigvals(h[doubtful])).max(1, initial=0) / _MOST_LEVERAGE, 1)[:, None, None]
     eye, square = np.eye(h.shape[-1]), h @ h
     above, below = eye - 3 / 4 * h + 1 / 16 * square, eye - 5 / 4 * h + 5 / 16 * square
     return np.asarray(np.linalg.solve(below, above @ scores[..., None])[..., 0])
@@ -185,7 +203,7 @@ def noise_information(problem: Problem, state: State, model: Model, variance: fl
 def _less(information: Floats, added: Floats) -> Floats:
     """Inverse of the information without what noise has added, of which `_LEAST_SIGNAL` is left in any direction."""
     values, vectors = np.linalg.eigh(information)
-    known = values > 1e-9 * max(values[-1], 1e-30)
+    known = values > _NOTHING_KNOWN * max(values[-1], 1e-30)
     # root @ root.T inverts the information
     root = vectors * np.where(known, 1 / np.sqrt(np.maximum(values, 1e-30)), 0.0)
     left, turn = np.linalg.eigh(np.eye(len(values)) - root.T @ added @ root)
