@@ -23,7 +23,6 @@ from imgalign.masks import least_weight, mask_or_none
 from imgalign.plane import Plane, plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader
-from imgalign.search import allowed
 from imgalign.starts import is_automatic
 from imgalign.sums import plane_means, total
 from imgalign.wanted import STARTS, AlignOptions, Wanted
@@ -35,6 +34,7 @@ _One: TypeAlias = Union[NDArray[Any], "Image", Plane]
 _MANY_PIXELS = 20_000  # some of so many tell a correlation
 _ACROSS = 8  # pixels of the shortest side that are left of it there
 _DOUBTED = 0.3  # most probability of an answer that a frame around the scene may explain
+_AT_BOUND = "at a bound"
 _FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
 
@@ -99,9 +99,10 @@ def align(
         mask: `(H, W)` weights of the fixed picture: bool, integers (zeros and ones, or 8 or 16 bits in full), or floats
             of 0 to 1.
         moving_mask: The same of the moving picture.
-        max_shift: Largest shift of the picture centre, px.
-        max_rotation: Largest rotation, degrees.
-        max_scale: Largest magnification or reduction, a factor.
+        max_shift: Largest shift of the picture centre, px. What lies on this bound, or one of the next two, is found a
+            little beyond it as well: by three standard deviations of its error.
+        max_rotation: Largest rotation, degrees; 0 for none.
+        max_scale: Largest magnification or reduction, a factor from 1 (none) to 20.
         allow_mirror: Look for mirror images too.
         precision: Standard deviation of the corners, px, that is enough: pictures above 0.1 megapixel are not refined
             further.
@@ -233,7 +234,9 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
         if surround.stays(inside, whole.moving_from_fixed, pair.size_hw):
             why = f"what {where} both pictures at the same place may be all that agrees"
             probability = min(whole.probability, _DOUBTED)
-            whole = replace(whole, trusted=probability >= wanted.trust, probability=probability, reasons=(why,))
+            trusted = whole.trusted and probability >= wanted.trust  # outside the bounds it is not, however probable
+            beyond = whole.reasons[:1] if whole.status == _AT_BOUND else ()
+            whole = replace(whole, trusted=trusted, probability=probability, reasons=(*beyond, why))
         return max(within, whole, key=lambda answer: answer.probability)
 
 
@@ -281,7 +284,7 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
     p, w = best.polished, pair.wanted
     covariance = corner_covariance(p, pair.model, pair.size_hw)
     trusted = best.probability >= w.trust
-    at_bound = not allowed(w, p.moving_from_fixed, pair.size_hw)
+    at_bound = not pair.finish.is_allowed(p)
     why = verdict.reasons(best.evidence, trusted and not at_bound)
     if best.behind:
         why = (*why, "what stands still in both pictures was set aside")
@@ -293,7 +296,7 @@ def _result(pair: Pair, init: Any, best: Answer) -> Alignment:
         moving_from_fixed=p.moving_from_fixed,
         fixed_size_hw=pair.size_hw,
         moving_size_hw=pair.moving.size_hw,
-        status="at a bound" if at_bound else "converged" if p.converged else "iteration limit",
+        status=_AT_BOUND if at_bound else "converged" if p.converged else "iteration limit",
         trusted=trusted and not at_bound,
         probability=best.probability,
         reasons=("the answer lies outside the bounds that were set", *why) if at_bound else why,

@@ -22,7 +22,7 @@ from imgalign.levels import Levels
 from imgalign.periods import ALIKE, EXACTLY, likeness
 from imgalign.plane import Plane, even_reduction
 from imgalign.polish import Polished
-from imgalign.search import SEARCH_PIXELS, Hypothesis, allowed
+from imgalign.search import SEARCH_PIXELS, Hypothesis, Slack, allowed
 from imgalign.starts import Starts, is_automatic
 from imgalign.transforms import get_model, local_scale
 from imgalign.wanted import Wanted
@@ -183,9 +183,10 @@ class Pair:
         return self.finish.apart(place, Hypothesis(np.eye(3), 0.0)) / self.base
 
     def is_wanted(self, place: Hypothesis) -> bool:
-        """Whether a place is one of those that are asked for."""
+        """Whether a place is one of those that are asked for, as well as the ladder knows it."""
         moved = self.unmoved or self.motion(place) > _MOVED
-        return moved and allowed(self.wanted, place.moving_from_fixed, self.size_hw)
+        slack = Slack.of(self.base * self.ladder.reductions[-1], 0.5 * min(self.size_hw))
+        return moved and allowed(self.wanted, place.moving_from_fixed, self.size_hw, slack)
 
     def closely(self, places: list[Hypothesis], seen: list[Hypothesis]) -> list[Answer]:
         """What finer levels make of places that keypoints know, if it is promising; all by itself, or nothing.

@@ -12,7 +12,7 @@ import numpy as np
 from imgalign._types import Matrix3
 from imgalign.appearance import fine_detail
 from imgalign.coords import corners, level_from_full
-from imgalign.decompose import jacobians
+from imgalign.decompose import jacobians, plain_sigma
 from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
 from imgalign.levels import Masked
@@ -23,10 +23,10 @@ from imgalign.polish import Polished, polish
 from imgalign.problem import Problem
 from imgalign.residuals import normalised, sampled
 from imgalign.sampling import Reader
-from imgalign.search import Hypothesis, allowed
+from imgalign.search import Hypothesis, Slack, allowed
 from imgalign.sums import variance
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
-from imgalign.verdict import distinctness
+from imgalign.verdict import distinctness, right_px
 from imgalign.wanted import Wanted
 
 _FEW_PIXELS = 1e5  # up to this size all detail is used, whatever precision was asked: it takes little time
@@ -44,6 +44,8 @@ _HINT, _WITHIN = 8.0, 3.0  # of them so many pixels around the place: with less 
 _HOPELESS = 4.0  # times what is known: where blurred detail promises no less, all of it will hardly know better
 _DETAIL_APART = 8.0  # of them from what was known before: error bars of features miss what pulls them
 _DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on, and
+_OFF = 0.05  # pixels of the base level that an answer may be off by whatever its error bar says, and
+_SIGMAS = 3.0  # of its error bar: so far outside a bound it may lie on it
 _STILL = 0.4  # of the error bar before stands still
 
 
@@ -140,7 +142,7 @@ class Finish:
             doubt_px=found.doubt_px,
             converged=True,
         )
-        if not allowed(self._wanted, other.moving_from_fixed, self.size_hw):
+        if not self.is_allowed(other):
             return polished
         theirs = self._sigma(other)
         contradiction = self.apart(other, polished) / (_CONTRADICT * math.hypot(known, theirs, 1e-9))
@@ -168,7 +170,7 @@ class Finish:
         pictures = (fine_detail(f, wf, max(1.0, 1 / scale)), wf), (fine_detail(m, wm, max(1.0, scale)), wm)
         starts = [polished.moving_from_fixed, *([place.moving_from_fixed] if astray else [])]
         best = self._most_distinct(starts, pictures, known)
-        if best is None or not allowed(self._wanted, best.moving_from_fixed, self.size_hw):
+        if best is None or not self.is_allowed(best):
             return polished
         theirs, moved = self._sigma(best), self.apart(best, polished)
         both = math.hypot(known, theirs, 1e-9)
@@ -197,6 +199,25 @@ class Finish:
         """An answer from something else, with what grey values say where it lies."""
         seen = self._polish_at(answer.moving_from_fixed, self._base, rounds=1, iterations=0)
         return replace(answer, correlation=seen.correlation, overlap=seen.overlap, noise=seen.noise, loss=seen.loss)
+
+    def is_allowed(self, polished: Polished) -> bool:
+        """Whether an answer lies within the bounds that were set, or no further outside than its error explains.
+
+        What lies on a bound is found on either side of it.
+        """
+        if not self._wanted.is_bounded:
+            return True
+        matrix, size_hw = polished.moving_from_fixed, self.size_hw
+        right = right_px(size_hw)
+        # Rounding and sampling err by some hundredths at most; what is off by more than counts as right is no answer.
+        least, most = (Slack.of(px, 0.5 * math.hypot(*size_hw)) for px in (_OFF * self._base, right))
+        known = corner_covariance(polished, self.model, size_hw)
+        sigma = plain_sigma(matrix, size_hw, known, self.model.name)
+        scale = sigma.get("scale", 0.5 * math.hypot(sigma.get("scale_x", 0.0), sigma.get("scale_y", 0.0)))
+        error = math.hypot(sigma["shift_x"], sigma["shift_y"]), sigma.get("rotation_deg", 0.0), scale
+        own = (_SIGMAS * e for e in error)
+        slack = Slack(*(min(max(e, low), high) for e, low, high in zip(own, least, most, strict=True)))
+        return allowed(self._wanted, matrix, size_hw, slack)
 
     def apart(self, one: Hypothesis | Polished, other: Hypothesis | Polished) -> float:
         """Mean distance of the mapped corners, px."""

@@ -21,6 +21,7 @@ from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.sums import total
 from imgalign.transforms import MODELS, Model, corner_distance, local_scale
 from imgalign.uncertainty import corner_sigma, covariance
+from imgalign.wanted import MOST_SCALE
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
 _LEVELS = 2  # of the ladder: 96 and 192 pixels on the longer side
@@ -201,7 +202,7 @@ class Ladder:
         groups = defaultdict(list)
         for h in hypotheses:
             scale = local_scale(h.moving_from_fixed, size_hw)
-            if math.isfinite(scale) and 0.05 < scale < 20:
+            if math.isfinite(scale) and 1 / MOST_SCALE < scale < MOST_SCALE:
                 groups[round(2 * math.log2(scale))].append(h.moving_from_fixed)
         found = []
         for octave, matrices in groups.items():

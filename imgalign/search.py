@@ -10,6 +10,7 @@ uneven light, inverted contrast and most changes of modality.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,17 +72,31 @@ def full_range(model_name: str, max_rotation_deg: float, max_scale: float, mirro
     return Range(rotations, tuple(_SCALE_STEP**k for k in range(-count, count + 1)), mirror)
 
 
-def allowed(wanted: Wanted, moving_from_fixed: Matrix3, size_hw: tuple[int, int]) -> bool:
-    """Whether a transform of full-size pixels lies within the bounds that the user set."""
+class Slack(NamedTuple):
+    """How far beyond its bound each number may lie: as far as it may be wrong."""
+
+    shift_px: float
+    rotation_deg: float
+    scale: float
+
+    @classmethod
+    def of(cls, px: float, radius: float) -> "Slack":
+        """What points so many pixels from the centre move when they are off by `px`."""
+        return cls(px, math.degrees(px / radius), px / radius)
+
+
+def allowed(wanted: Wanted, moving_from_fixed: Matrix3, size_hw: tuple[int, int], slack: Slack) -> bool:
+    """Whether a transform of full-size pixels lies within the bounds that the user set, or as near as it is known."""
     w = wanted
-    if w.max_shift is None and w.max_rotation is None and w.max_scale is None:
+    if not w.is_bounded:
         return True
     numbers = decompose(moving_from_fixed, size_hw)
     scale = local_scale(moving_from_fixed, size_hw)
     return (
-        (w.max_shift is None or math.hypot(*numbers.shift_px) <= w.max_shift)
-        and (w.max_rotation is None or abs(numbers.rotation_deg) <= w.max_rotation + 1e-6)
-        and (w.max_scale is None or 1 / w.max_scale - 1e-6 <= scale <= w.max_scale + 1e-6)
+        (w.max_shift is None or math.hypot(*numbers.shift_px) <= w.max_shift + slack.shift_px)
+        and (w.max_rotation is None or abs(numbers.rotation_deg) <= w.max_rotation + slack.rotation_deg)
+        # A scale and its inverse are known alike, by their logarithms.
+        and (w.max_scale is None or abs(math.log(max(scale, 1e-30))) <= math.log(w.max_scale) + slack.scale)
     )
 
 

@@ -18,7 +18,7 @@ from imgalign.decompose import decompose
 from imgalign.errors import OptionError
 from imgalign.levels import Levels
 from imgalign.plane import Plane
-from imgalign.search import SEARCH_PIXELS, Hypothesis, Range, allowed, distinct, full_range, search
+from imgalign.search import SEARCH_PIXELS, Hypothesis, Range, Slack, allowed, distinct, full_range, search
 from imgalign.transforms import corner_distance, get_model, local_scale
 from imgalign.wanted import Wanted
 
@@ -187,7 +187,10 @@ class Starts:
         """Hypotheses of the base level in full-size pixels, those within the bounds."""
         level = level_from_full(self._base)
         full = (Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found)
-        return [h for h in full if allowed(self._wanted, h.moving_from_fixed, self.size_hw)]
+        # A place is known to about a pixel of the pictures that are searched.
+        px = max(self._base, max(*self.size_hw, *self._moving.size_hw) / SEARCH_PIXELS)
+        slack = Slack.of(px, 0.5 * min(self.size_hw))
+        return [h for h in full if allowed(self._wanted, h.moving_from_fixed, self.size_hw, slack)]
 
 
 def is_automatic(init: Any) -> bool:

@@ -140,6 +140,11 @@ def _logistic(evidence: Evidence, intercept: float, weights: dict[str, float]) -
     return 1 / (1 + math.exp(-max(-40.0, min(x, 40.0))))
 
 
+def right_px(size_hw: tuple[int, int]) -> float:
+    """Corner error that counts as right, px."""
+    return min(3.0, 0.01 * math.hypot(*size_hw))
+
+
 def collect(
     problem: Problem, level_matrix: Matrix3, ranked: list[Hypothesis], size_hw: tuple[int, int], finer: float = 1.0
 ) -> Evidence:
@@ -157,7 +162,7 @@ def collect(
     evidence = Evidence(
         peak=seen.peak / finer,
         parts=seen.parts,
-        right_px=min(3.0, 0.01 * math.hypot(*size_hw)),
+        right_px=right_px(size_hw),
         overlap=seen.overlap,
         margin=_ALONE,
         correlation=seen.likeness,

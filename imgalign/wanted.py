@@ -19,6 +19,7 @@ MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 LOSSES = ("auto", "ssd", "robust", "ncc", "lncc", "gradient", "mi")
 OPTIMIZERS = ("lm", "sgd", "adam", "lbfgs")
 SAMPLERS = ("nearest", "bilinear", "cubic")
+MOST_SCALE = 20  # further apart, pictures of one thing have hardly a pixel in common
 STARTS = ("auto", "identity", "center", "phase")
 
 
@@ -60,10 +61,15 @@ class Wanted:
                 raise OptionError(f"{name} must be above 0, got {value}")
         if self.max_rotation is not None and not self.max_rotation >= 0:
             raise OptionError(f"max_rotation must be 0 or more, got {self.max_rotation}")
-        if self.max_scale is not None and not self.max_scale >= 1:
-            raise OptionError(f"max_scale is a factor of 1 or more, got {self.max_scale}")
+        if self.max_scale is not None and not 1 <= self.max_scale <= MOST_SCALE:
+            raise OptionError(f"max_scale is a factor from 1 to {MOST_SCALE}, got {self.max_scale}")
         if not 0 <= self.trust <= 1:
             raise OptionError(f"trust is a probability between 0 and 1, got {self.trust}")
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether some transforms are not wanted."""
+        return not self.max_shift is self.max_rotation is self.max_scale is None
 
 
 @dataclass(frozen=True)

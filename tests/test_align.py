@@ -244,6 +244,54 @@ def test_scale_bounds_hold():
     assert align(*pictures(truth), model="similarity", max_scale=1.6, max_rotation=10).trusted
 
 
+@pytest.mark.parametrize("noise", [0, 25])
+@pytest.mark.parametrize(
+    ("model", "motion", "bounds"),
+    [
+        ("translate", {"shift": (5, 0)}, {"max_shift": 5}),
+        ("rigid", {"shift": (-3, 4)}, {"max_shift": 5, "max_rotation": 0}),
+        ("similarity", {"shift": (8, -3)}, {"max_rotation": 0, "max_scale": 1}),
+        ("affine", {"shift": (8, -3)}, {"max_rotation": 0, "max_scale": 1}),
+        ("homography", {"shift": (2, -3)}, {"max_rotation": 0, "max_scale": 1}),
+        ("rigid", {"angle_deg": -10}, {"max_rotation": 10}),
+        ("similarity", {"scale": 0.8}, {"max_scale": 1.25}),
+    ],
+)
+def test_what_lies_on_a_bound_is_found(model, motion, bounds, noise):
+    truth = about_centre(SIZE, **motion)
+    rng = np.random.default_rng(8)
+    fixed, moving = (p + rng.normal(0, noise, SIZE) for p in pictures(truth))
+    result = align(fixed, moving, model=model, **bounds)
+    assert result.trusted, result.reasons
+    # Beyond the bound by no more than its own error explains; without noise rounding alone is left.
+    beyond = 0.05 + 3 * result.corner_sigma_px
+    assert np.hypot(*result.numbers.shift_px) < bounds.get("max_shift", np.inf) + beyond
+    assert abs(result.numbers.rotation_deg) < bounds.get("max_rotation", 180) + np.degrees(beyond / 60)
+    assert error(result, truth) < beyond
+
+
+@pytest.mark.parametrize(
+    ("motion", "bounds"),
+    [
+        ({"shift": (5.3, 0)}, {"max_shift": 5}),
+        ({"angle_deg": 0.5}, {"max_rotation": 0}),
+        ({"scale": 1.01}, {"max_scale": 1}),
+        ({"scale": 1 / 1.01}, {"max_scale": 1}),
+    ],
+)
+def test_what_lies_clearly_beyond_a_bound_is_not_trusted(motion, bounds):
+    assert not align(*pictures(about_centre(SIZE, **motion)), model="similarity", **bounds).trusted
+
+
+def test_an_answer_beyond_a_bound_stays_untrusted_where_a_frame_may_explain_it(monkeypatch):
+    monkeypatch.setattr("imgalign.surround.shared", lambda *_: np.ones((12, 12), bool))
+    monkeypatch.setattr("imgalign.surround.stays", lambda *_: True)
+    result = align(*pictures(about_centre(SIZE, shift=(5.3, 0))), model="translate", max_shift=5, trust=0.1)
+    assert result.status == "at a bound"
+    assert not result.trusted
+    assert result.reasons[0] == "the answer lies outside the bounds that were set"
+
+
 @pytest.mark.parametrize("init", ["identity", "center", "phase", "auto", "matrix", "list", "alignment"])
 def test_every_form_of_a_start_works(init):
     truth = about_centre(SIZE, shift=(1.5, -1), angle_deg=1)
@@ -278,7 +326,7 @@ def test_a_start_without_overlap_is_an_answer_that_is_not_trusted():
         ({"precision": float("nan")}, "precision must be above 0"),
         ({"max_shift": -2}, "max_shift must be above 0"),
         ({"max_rotation": -2}, "max_rotation must be 0 or more"),
-        ({"max_scale": 0.5}, "max_scale is a factor of 1 or more"),
+        ({"max_scale": 0.5}, "max_scale is a factor from 1 to 20"),
         ({"trust": 1.5}, "trust is a probability"),
         ({"threads": 0}, "threads must be 1 or more"),
         ({"device": "tpu"}, "unknown device 'tpu'"),

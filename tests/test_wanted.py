@@ -29,6 +29,14 @@ def test_what_cannot_work_cannot_be_asked(kind, name):
             kind(**{name: value})
 
 
+def test_a_scale_is_bounded_to_what_can_be_found():
+    assert Wanted(max_scale=20).is_bounded
+    assert not Wanted().is_bounded
+    for value in (20.1, math.inf, 0.5):
+        with pytest.raises(OptionError, match="max_scale is a factor from 1 to 20"):
+            Wanted(max_scale=value)
+
+
 def test_options_are_taken_from_what_a_command_was_given():
     assert options_of(AlignOptions, {"seed": 4, "quiet": True}, model="rigid") == AlignOptions(model="rigid", seed=4)
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from imgalign.wanted import LOSSES, MODELS, OPTIMIZERS, SAMPLERS, AlignOptions, Wanted
+from imgalign.wanted import LOSSES, MODELS, MOST_SCALE, OPTIMIZERS, SAMPLERS, AlignOptions, Wanted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -127,7 +127,7 @@ def search_options(function: F) -> F:
                help="Where to start: auto, identity, center, phase (phase correlation), or a parameter FILE."),
         option(section, "--max-shift", type=positive, metavar="PX", help="Largest shift of the image centre."),
         option(section, "--max-rotation", type=click.FloatRange(0, 180), metavar="DEG", help="Largest rotation."),
-        option(section, "--max-scale", type=click.FloatRange(min=1), metavar="FACTOR",
+        option(section, "--max-scale", type=click.FloatRange(1, MOST_SCALE), metavar="FACTOR",
                help="Largest scale; 2 allows 1/2 to 2."),
         option(section, "--allow-mirror", is_flag=True, help="Look for a mirror image too."),
         option(section, "--mask", type=_path(), metavar="FILE",
