@@ -15,6 +15,8 @@ from imgalign.transforms import Model, exponential
 
 OPTIMIZERS = ("sgd", "adam", "lbfgs")
 _DEFAULT_RATE = {"sgd": 1.0, "adam": 0.1, "lbfgs": 1.0}
+_SHORT = 0.01  # pixels at the corners, which parameters are scaled to: so near to it a descent is at rest
+_FEW_STEPS = 4  # say nothing of whether it is
 _DEFAULT_STEPS = {"sgd": 100, "adam": 100, "lbfgs": 20}
 
 
@@ -30,16 +32,17 @@ def descend(
     levels: int = 2,
     iterations: int | None = None,
     lr: float | None = None,
-) -> tuple[Matrix3, list[float]]:
+) -> tuple[Matrix3, list[float], bool]:
     """Lower a loss of `losses.LOSSES` from a start, coarse to fine.
 
     Parameters are steps in the model's algebra, scaled to pixels at the corners, so that one learning rate suits all.
 
     Returns:
-        The matrix, and the loss after each step.
+        The matrix, the loss after each step, and whether the last level converged (`minimise`).
     """
     smallest = min(*fixed[0].shape[-2:], *moving[0].shape[-2:])
     history: list[float] = []
+    converged = False
     for level in range(levels - 1, -1, -1):
         factor = 2**level
         if smallest // factor < 16 and level > 0:
@@ -49,11 +52,13 @@ def descend(
         start = to_level @ moving_from_fixed @ np.linalg.inv(to_level)
         objective = _objective(f, m, start, model, LOSSES[loss], sampler)
         steps = iterations or _DEFAULT_STEPS[optimizer]
-        params = minimise(objective, model.parameter_count, optimizer, steps, lr or _DEFAULT_RATE[optimizer], history)
+        params, converged = minimise(
+            objective, model.parameter_count, optimizer, steps, lr or _DEFAULT_RATE[optimizer], history
+        )
         moved = torch.as_tensor(start) @ _matrix(params, model, f[0])[0]
         full = np.linalg.inv(to_level) @ moved.numpy() @ to_level
         moving_from_fixed = np.asarray(full / full[2, 2])
-    return moving_from_fixed, history
+    return moving_from_fixed, history, converged
 
 
 def _matrix(params: Tensor, model: Model, fixed: Image) -> Tensor:
@@ -88,8 +93,12 @@ def minimise(
     steps: int,
     lr: float,
     history: list[float] | None = None,
-) -> Tensor:
-    """The params, `(count,)` float64 from zero, after some steps of an optimizer; the best seen, not the last."""
+) -> tuple[Tensor, bool]:
+    """Lower a loss from zero by some steps of an optimizer.
+
+    Returns:
+        The params, `(count,)` float64, the best seen, not the last; and whether the descent came to rest there.
+    """
     params = torch.zeros(count, dtype=torch.float64, requires_grad=True)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD([params], lr=lr),
@@ -98,6 +107,7 @@ def minimise(
     }
     engine = makers[optimizer]()
     best, best_loss = params.detach().clone(), float("inf")
+    path: list[Tensor] = []
 
     def closure() -> Tensor:
         engine.zero_grad()
@@ -108,6 +118,7 @@ def minimise(
     with torch.enable_grad():
         for _ in range(steps):
             before = params.detach().clone()
+            path.append(before)
             value = float(engine.step(closure))  # type: ignore[arg-type]
             if history is not None:
                 history.append(value)
@@ -116,4 +127,20 @@ def minimise(
             if value < best_loss:
                 best, best_loss = before, value
         final = float(objective(params).detach())
-    return params.detach() if final <= best_loss else best
+    path.append(params.detach())
+    found = path[-1] if final <= best_loss else best
+    return found, _at_rest(path, found)
+
+
+def _at_rest(path: list[Tensor], found: Tensor) -> bool:
+    """Whether a descent has come to rest beside what it found.
+
+    Not by its last step: a small learning rate makes small steps far from any minimum. What its third and its last
+    quarter moved are two terms of a series whose sum is what is left.
+    """
+    quarters = [path[len(path) * k // 4] for k in (2, 3)]
+    before, lately, beside = (
+        float(abs(a - b).max()) for a, b in zip([*quarters, path[-1]], [quarters[1], path[-1], found], strict=True)
+    )
+    ratio = min(lately / max(before, 1e-12), 0.999)
+    return len(path) > _FEW_STEPS and max(lately, lately * ratio / (1 - ratio), beside) < _SHORT

@@ -291,6 +291,10 @@ class Pair:
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
         if self.finish.apart(candidate.ranked[0], polished) > _SAME * self.judged_at:
             evidence = self.judge([Hypothesis(matrix, best.score), *candidate.ranked[1:]])
+        return self.known(polished, evidence, best.score)
+
+    def known(self, polished: Polished, evidence: verdict.Evidence, score: float) -> Answer:
+        """An answer with all that is known of its place, its error bar included."""
         if evidence.slide_deg is not None:
             polished = self.unknown_along(polished, evidence.slide_deg)
         evidence = replace(
@@ -300,7 +304,7 @@ class Pair:
             overlap=polished.overlap,
             correlation=polished.correlation,
         )
-        return Answer(polished, evidence, verdict.probability(evidence), best.score)
+        return Answer(polished, evidence, verdict.probability(evidence), score)
 
     @cached_property
     def likeness(self) -> float:
@@ -357,7 +361,7 @@ class Pair:
         # Tensors made for inference cannot be differentiated: copies of them can.
         with torch.inference_mode(False), torch.no_grad():
             (f, wf), (m, wm) = ((x.clone() for x in picture.at(self.base)) for picture in (self.fixed, self.moving))
-            matrix, history = descend(
+            matrix, history, converged = descend(
                 (f, wf),
                 (m, wm),
                 level @ best.polished.moving_from_fixed @ full,
@@ -370,9 +374,18 @@ class Pair:
                 lr=w.lr,
             )
         matrix = full @ matrix @ level
-        polished = replace(best.polished, moving_from_fixed=matrix / matrix[2, 2], history=tuple(history))
+        polished = replace(
+            best.polished, moving_from_fixed=matrix / matrix[2, 2], history=tuple(history), converged=converged
+        )
+        # Error bars are known of least squares: where another loss leads away from them, one of the two errs as far.
+        moved = self.finish.apart(polished, best.polished)
+        polished = self.finish.as_seen(replace(polished, doubt_px=moved)).doubted()
         self.spent("refine", began)
-        return replace(best, polished=polished)
+        evidence = best.evidence
+        if moved > _SAME * self.judged_at:
+            seen = self.judge([Hypothesis(polished.moving_from_fixed, best.score)])
+            evidence = replace(seen, margin=evidence.margin, rival_px=evidence.rival_px)
+        return self.known(polished, evidence, best.score)
 
     def unknown_along(self, polished: Polished, direction_deg: float) -> Polished:
         """An answer whose shift along a direction may be anything up to a quarter of the picture."""

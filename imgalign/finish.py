@@ -151,7 +151,7 @@ class Finish:
         better = _CLEARLY * theirs < known and found.doubt_px < _CLEARLY * known
         if not contradicted and not better:
             return polished
-        return self._as_seen(other)
+        return self.as_seen(other)
 
     def by_detail(self, place: Hypothesis, polished: Polished) -> Polished:
         """An answer, or what the finest detail makes of it, or of the ladder's place, where that knows better.
@@ -179,7 +179,7 @@ class Finish:
         back = astray and self.apart(best, place) < self._last and moved > _CONTRADICT * both
         if not better and not back:
             return polished
-        return self._as_seen(replace(best, converged=True))
+        return self.as_seen(replace(best, converged=True))
 
     def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
         """What fine detail of the base level makes of the first place from which it stands out; None if of none."""
@@ -195,7 +195,7 @@ class Finish:
                 return replace(found, doubt_px=doubt_px).doubted()
         return None
 
-    def _as_seen(self, answer: Polished) -> Polished:
+    def as_seen(self, answer: Polished) -> Polished:
         """An answer from something else, with what grey values say where it lies."""
         seen = self._polish_at(answer.moving_from_fixed, self._base, rounds=1, iterations=0)
         return replace(answer, correlation=seen.correlation, overlap=seen.overlap, noise=seen.noise, loss=seen.loss)

@@ -388,6 +388,31 @@ def test_every_optimizer_answers_to_a_tenth_of_a_pixel(optimizer):
     assert error(result, truth) < 0.1
 
 
+@pytest.mark.parametrize("options", [{"optimizer": "adam"}, {"optimizer": "sgd"}, {"loss": "mi", "optimizer": "adam"}])
+def test_the_error_bar_of_a_descended_answer_is_its_own(options):
+    """The nearest pixel's loss is a staircase, on which answers come to lie some tenths of a pixel off."""
+    truth = about_centre(SIZE, shift=(1.4, -0.6))
+    result = align(*pictures(truth), model="translate", sampler="nearest", **options)
+    assert error(result, truth) > 0.03
+    assert result.corner_sigma_px > 0.9 * error(result, truth)
+
+
+@pytest.mark.parametrize(("steps", "status"), [({"iterations": 2}, "iteration limit"), ({}, "converged")])
+def test_the_status_says_whether_a_descent_came_to_rest(steps, status):
+    assert align(*pictures(about_centre(SIZE, shift=(1.4, -0.6))), optimizer="sgd", **steps).status == status
+
+
+def test_a_descent_that_leads_astray_is_judged_where_it_ends(monkeypatch):
+    astray = about_centre(SIZE, shift=(31, 20))
+    monkeypatch.setattr("imgalign.engine.descend", lambda *_, **__: (astray, [0.5], True))
+    result = align(*pictures(about_centre(SIZE, shift=(1.4, -0.6))), model="translate", loss="mi")
+    np.testing.assert_allclose(result.moving_from_fixed, astray)
+    assert not result.trusted
+    assert result.corner_sigma_px > 30
+    assert result.quality["correlation_relit"] < 0.5
+    assert result.quality["overlap"] == pytest.approx((1 - 31 / 144) * (1 - 20 / 120), abs=0.02)
+
+
 def test_align_asks_for_no_gradients_of_its_caller():
     fixed, moving = (torch.as_tensor(p).float().requires_grad_() for p in pictures(about_centre(SIZE, shift=(1, 1))))
     assert isinstance(align(fixed, moving, model="translate").moving_from_fixed, np.ndarray)

@@ -19,7 +19,7 @@ def planes(array):
 
 def error(truth, model, *, loss="ssd", optimizer="lbfgs", sampler="bilinear", **options):
     fixed, moving = (planes(p) for p in pair(SCENE, SIZE, truth))
-    matrix, history = descend(
+    matrix, history, _ = descend(
         fixed, moving, np.eye(3), MODELS[model], loss=loss, optimizer=optimizer, sampler=sampler, **options
     )
     assert np.isfinite(history).all()
@@ -58,19 +58,27 @@ def test_small_pictures_skip_the_levels_they_are_too_small_for():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_minimise_goes_to_the_bottom_of_a_parabola(optimizer):
     bottom = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    found = minimise(lambda p: ((p - bottom) ** 2).sum(), 3, optimizer, 300, 0.1)
+    found, at_rest = minimise(lambda p: ((p - bottom) ** 2).sum(), 3, optimizer, 300, 0.1)
+    assert at_rest
     torch.testing.assert_close(found, bottom, rtol=0, atol=1e-3)
 
 
 def test_minimise_keeps_the_best_it_has_seen():
     history = []
-    found = minimise(lambda p: ((p - 1) ** 2).sum(), 1, "sgd", 5, 1.5, history)  # overshoots: each step is worse
+    found, at_rest = minimise(lambda p: ((p - 1) ** 2).sum(), 1, "sgd", 5, 1.5, history)  # overshoots: ever worse
     assert found.item() == 0
+    assert not at_rest
     assert history == sorted(history)
 
 
 def test_a_loss_that_is_no_number_ends_the_descent():
     history = []
-    found = minimise(lambda p: (p - 1).sum() * float("nan"), 1, "adam", 50, 0.1, history)
+    found, at_rest = minimise(lambda p: (p - 1).sum() * float("nan"), 1, "adam", 50, 0.1, history)
     assert len(history) == 1
     assert found.item() == 0
+    assert not at_rest
+
+
+@pytest.mark.parametrize(("steps", "lr"), [(2, 0.4), (30, 1e-3), (1000, 1e-7), (20, 1e9)])
+def test_a_descent_that_was_cut_off_or_hardly_moves_is_not_at_rest(steps, lr):
+    assert not minimise(lambda p: ((p - 1) ** 2).sum(), 1, "sgd", steps, lr)[1]

@@ -99,10 +99,10 @@ def test_every_loss_descends_alike_on_another_device(kind, loss, sampler):
         pairs = [(image, torch.ones_like(image)) for image in images]
         return descend(*pairs, start, MODELS["affine"], **options)
 
-    here, history = descended()
+    here, history, _ = descended()
     with OtherDevice(kind) as device:
         images = [image.to(device.place) for image in images]
-        there, same = descended()
+        there, same, _ = descended()
     assert corner_error(here, start, SIZE) > 0.01
     assert corner_error(there, here, SIZE) < 1e-4
     assert same == pytest.approx(history, rel=1e-4)
