@@ -155,20 +155,23 @@ def align(
         )
 
 
-def prepare(picture: Any, *, mask: Any = None, device: str = "auto") -> Plane:
+def prepare(picture: Any, *, mask: Any = None, device: str = "auto", copy: bool = True) -> Plane:
     """Make a picture ready to be the `fixed` of several alignments: what depends on it alone is then done once.
 
     Args:
         picture: In any form that `align` takes, but a batch.
         mask: `(H, W)` weights, in place of the `mask` of `align`.
         device: As in `align`, and the same there.
+        copy: Keep the picture's values as they are now, whatever is written into its memory later; False for one that
+            nobody writes to.
 
     Raises:
         ShapeError: If it cannot be aligned.
         DeviceError: If there is no such device.
     """
     with torch.no_grad():
-        return plane(picture, mask, _device(device), "fixed")
+        made = plane(picture, mask, _device(device), "fixed")
+        return replace(made, pixels=made.pixels.clone()) if copy else made
 
 
 def _ready(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:

@@ -161,7 +161,8 @@ def _prepared(fixed: Picture, mask: NDArray[np.float32] | None, device: str) -> 
 
     kept = _PREPARED.get(fixed)
     if kept is None or kept[0] is not mask or kept[1] != device:
-        kept = _PREPARED[fixed] = (mask, device, prepare(comparable(fixed), mask=mask, device=device))
+        ready = prepare(comparable(fixed), mask=mask, device=device, copy=False)
+        kept = _PREPARED[fixed] = (mask, device, ready)
     return kept[2]
 
 

@@ -106,7 +106,7 @@ def fake_align(monkeypatch):
         }
         return Alignment(**fields)
 
-    def prepare(picture, *, mask=None, device="auto"):
+    def prepare(picture, *, mask=None, device="auto", copy=True):
         prepared.append({"picture": picture, "mask": mask, "device": device})
         return picture
 

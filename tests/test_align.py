@@ -446,6 +446,18 @@ def test_a_prepared_picture_gives_the_same_and_brings_its_mask():
         align(ready, moving, mask=mask)
 
 
+@pytest.mark.parametrize("kind", ["array", "floats", "tensor", "read-only view"])
+def test_a_prepared_picture_stays_what_it_was_when_its_memory_is_used_again(kind):
+    fixed, moving = pictures(about_centre(SIZE, shift=(2.5, -1)))
+    expected = align(fixed, moving, model="translate").moving_from_fixed
+    frame = fixed.astype(np.float32) if kind == "floats" else fixed.copy()
+    view = frame.view()
+    view.setflags(write=kind != "read-only view")
+    ready = prepare(torch.from_numpy(frame) if kind == "tensor" else view)
+    frame[:] = 0
+    np.testing.assert_allclose(align(ready, moving, model="translate").moving_from_fixed, expected, atol=1e-3)
+
+
 def test_a_shift_along_the_only_edges_has_a_large_error_bar():
     x = np.indices(SIZE)[1]
     fixed, moving = (sum(np.sin(f * (x - d) + 7 * f) for f in np.linspace(0.1, 0.6, 9)) for d in (0, 3.25))
