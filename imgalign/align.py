@@ -1,6 +1,5 @@
 """`align`: two pictures in, one transform and a verdict out."""
 
-import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, overload
@@ -14,7 +13,7 @@ from imgalign import overlays, standing, surround, verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.coords import lattice, level_from_full
-from imgalign.cores import watched
+from imgalign.cores import limited, watched
 from imgalign.decompose import plain_sigma
 from imgalign.engine import Answer, Pair
 from imgalign.errors import DeviceError, OptionError, ShapeError
@@ -108,7 +107,7 @@ def align(
             further.
         trust: Least probability of a trusted result.
         device: `auto` (the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
-        threads: Threads for PyTorch, no more than there are cores; all of these by default.
+        threads: Threads for PyTorch meanwhile, no more than there are cores; without it as many as PyTorch is set to.
         seed: Kept in the record; nothing here is left to chance.
 
     Returns:
@@ -125,15 +124,12 @@ def align(
     )  # fmt: skip
     if isinstance(init, str) and init not in STARTS:
         raise OptionError(f"unknown init {init!r}; choose {', '.join(STARTS)}, or give a 3 x 3 matrix")
-    if threads is not None:
-        if threads < 1:
-            raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
-        # More than there are cores wait for each other: 1,024 on one core did not end two seconds' work in minutes.
-        torch.set_num_threads(min(threads, os.cpu_count() or threads))
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
     where = _device(device)
     _keep_freed_memory()
     batched = [x.shape[0] for x in (fixed, moving) if isinstance(x, Tensor) and x.ndim == 4]
-    with torch.no_grad():
+    with limited(threads), torch.no_grad():
         if not batched:
             return _align_pair(
                 _ready(fixed, mask, where, "fixed"), _ready(moving, moving_mask, where, "moving"), init, wanted

@@ -5,6 +5,7 @@ until the system hands that core over: milliseconds for operations of microsecon
 takes several times as long as on one.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,22 @@ def watched() -> Iterator[Cores]:
         yield cores
     finally:
         cores.give_back()
+
+
+@contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """So many threads for PyTorch, no more than there are cores, and what there were before at the end; None for those.
+
+    More than there are cores wait for each other: 1,024 on one core did not end two seconds' work in minutes.
+    """
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(min(threads, os.cpu_count() or threads))
+    try:
+        yield
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
 
 
 def _taken() -> int:

@@ -148,6 +148,9 @@ def _work(task: Task, threads: int) -> Result:
     if _mark(mark) > _STRIKES:
         return failed(task, ImgalignError(_epitaph(task)))
     if not hasattr(_benches, "bench"):
+        import torch
+
+        torch.set_num_threads(threads)
         _benches.bench = Bench(threads=threads)
     result: Result = _benches.bench.do(task)
     mark.unlink(missing_ok=True)

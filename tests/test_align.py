@@ -341,9 +341,17 @@ def test_no_more_threads_than_cores(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
+    own = torch.get_num_threads()
     for threads in (2, 100_000):
         align(np.zeros((9, 9)), np.zeros((9, 9)), threads=threads)
-    assert asked == [2, 4]
+    assert asked == [2, own, 4, own]
+
+
+def test_threads_are_the_callers_again_after_an_error():
+    own = torch.get_num_threads()
+    with pytest.raises(ShapeError):
+        align(np.zeros((9, 9)), np.zeros((4, 4)), threads=own + 1)
+    assert torch.get_num_threads() == own
 
 
 def test_answer_does_not_depend_on_threads():
@@ -351,11 +359,7 @@ def test_answer_does_not_depend_on_threads():
     scene = Blobs(43, 300, count=500, sigma=(2, 6))
     noise = np.random.default_rng(5).normal(0, 20, (2, 250, 300))
     two = np.clip(110 + 60 * np.stack(pair(scene, (250, 300), truth)) + noise, 0, 255).astype(np.uint8)
-    own = torch.get_num_threads()
-    try:
-        one, other = (align(*two, model="similarity", threads=threads) for threads in (1, 2))
-    finally:
-        torch.set_num_threads(own)
+    one, other = (align(*two, model="similarity", threads=threads) for threads in (1, 2))
     assert np.array_equal(one.moving_from_fixed, other.moving_from_fixed)
     assert one.corner_sigma_px == other.corner_sigma_px
 

@@ -7,6 +7,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def on_threads(threads: int | None) -> Iterator[None]:
+    """Around all that a command does with PyTorch: so many threads for it; None leaves them as they are."""
+    if threads is None:
+        yield
+        return
+    with loading():
+        from imgalign.cores import limited
+    with limited(threads):
+        yield
+
+
+@contextmanager
 def loading() -> Iterator[None]:
     """Around what imports PyTorch: no search for garbage meanwhile, and none later in what came with it.
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from imgalign.cli import options
-from imgalign.cli.loading import loading
+from imgalign.cli.loading import loading, on_threads
 from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
@@ -86,7 +86,8 @@ def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
     writing = options_of(WriteOptions, given)
     with loading():
         aligner = Aligner(jobs, finding, writing, max_pixels=given["max_pixels"])
-    return run_reporting(jobs, aligner.run, talk, answers=answers)
+    with on_threads(given["threads"]):
+        return run_reporting(jobs, aligner.run, talk, answers=answers)
 
 
 translate = _command("translate")

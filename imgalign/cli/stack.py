@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from imgalign.cli import options
+from imgalign.cli.loading import on_threads
 from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
@@ -57,7 +58,7 @@ def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
         files=files,
         max_pixels=given["max_pixels"],
     )
-    with stacker.collecting():
+    with on_threads(given["threads"]), stacker.collecting():
         status = run_reporting(jobs, stacker.run, talk, answers=given["as_json"])
     if given["output"] is not None and stacker.pages < len(jobs):
         talk.warn(f"{given['output']} holds {stacker.pages} of {len(jobs)} frames, in their order")
