@@ -4,12 +4,13 @@ Nothing here, and nothing a command module imports at its top, loads PyTorch, Nu
 answer at once.
 """
 
+import errno
 import os
 import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -18,6 +19,8 @@ from imgalign.errors import ImgalignError, OptionError
 
 OK, ERROR, USAGE, UNTRUSTED = 0, 1, 2, 3
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 + the signal: what a shell reports for other programs
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 # section of the help -> command -> where it lives. A new command is a new line.
 COMMANDS = {
@@ -81,7 +84,8 @@ class ImgalignGroup(click.Group):
         """Run the command; what was raised on purpose becomes one line and an exit status."""
         try:
             value = super().invoke(ctx)
-            sys.stdout.flush()  # a closed pipe must show here, not while the interpreter shuts down
+            if sys.stdout is not None:  # closed by who started it
+                sys.stdout.flush()  # a closed pipe must show here, not while the interpreter shuts down
         except OptionError as error:
             complain(str(error))
             ctx.exit(USAGE)
@@ -91,7 +95,7 @@ class ImgalignGroup(click.Group):
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
-            _drop_stdout()
+            _drop(sys.stdout)
             ctx.exit(PIPE_CLOSED)
         return value
 
@@ -100,7 +104,25 @@ def complain(message: str) -> None:
     """Write one line on stderr, whatever the message holds."""
     from imgalign.paths import shown
 
-    click.echo(f"Error: {shown(message)}", err=True)
+    tell(f"Error: {shown(message)}\n")
+
+
+def tell(text: str) -> None:
+    """Write on stderr, if it takes anything: what is said to people is no part of the work."""
+    try:
+        click.echo(text, err=True, nl=False)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _drop(sys.stderr)
+
+
+def lose_stdout(error: OSError) -> None:
+    """Say that stdout takes no more, and write nothing more to it."""
+    from imgalign.paths import advice
+
+    _drop(sys.stdout)
+    complain(f"standard output: {advice(error)}")
 
 
 def _suggestion(name: str) -> str:
@@ -114,10 +136,10 @@ def _short_help(command: click.Command | None) -> str:
     return command.get_short_help_str(limit=90) if command else ""
 
 
-def _drop_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush stays quiet."""
-    if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+def _drop(stream: TextIO | None) -> None:
+    """Point stdout or stderr at nothing, so that the interpreter's last flush stays quiet."""
+    if stream is not None and any(stream is own for own in (sys.__stdout__, sys.__stderr__)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=ImgalignGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -152,6 +174,11 @@ def main() -> NoReturn:
         status = end.code if isinstance(end.code, int) else ERROR
     except KeyboardInterrupt:  # before or behind the command itself
         status = INTERRUPTED
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:  # files are closed with errors of their own
+            raise
+        lose_stdout(error)
+        status = ERROR
     if "torch" in sys.modules or status in {INTERRUPTED, TERMINATED}:
         _leave_at_once(status)
     sys.exit(status)
@@ -169,5 +196,6 @@ def _leave_at_once(status: int) -> NoReturn:
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed, or its reader gone
-            stream.flush()
+            if stream is not None:
+                stream.flush()
     os._exit(status)

@@ -159,6 +159,11 @@ class _Watch:
             self._remind = now + _REMIND_S
             self._talk.warn(f"{why}; waiting, Ctrl-C stops")
 
+    @property
+    def lost(self) -> bool:
+        """Whether stdout takes no more."""
+        return self._talk.lost
+
     def stopping(self) -> bool:
         """True from the first Ctrl-C on."""
         return self.interrupts > 0
@@ -227,7 +232,7 @@ def _duration(seconds: float) -> str:
 
 
 def _status(tally: "Tally", watch: _Watch) -> int:
-    if tally.stopped or tally.verdicts["failed"]:
+    if tally.stopped or tally.verdicts["failed"] or watch.lost:
         return ERROR
     if watch.interrupts and tally.left:
         return INTERRUPTED

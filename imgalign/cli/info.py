@@ -41,5 +41,5 @@ def info(ctx: click.Context, /, params: Sequence[Path], as_json: bool) -> None:
         if as_json:
             talk.answer({**record.to_dict(alignment), "params": str(path)})
         else:
-            click.echo("\n".join([shown(path), *(f"  {line}" for line in alignment.describe().splitlines())]))
-    ctx.exit(ERROR if failed else UNTRUSTED if doubted else OK)
+            talk.put("\n".join([shown(path), *(f"  {line}" for line in alignment.describe().splitlines())]))
+    ctx.exit(ERROR if failed or talk.lost else UNTRUSTED if doubted else OK)

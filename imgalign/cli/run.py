@@ -25,7 +25,7 @@ def run(jobs: Sequence[Job], work: Callable[[Job], int], talk: Talk, *, answers:
         answers: Print one JSON line with `error` on stdout for a job that failed.
 
     Returns:
-        The exit status: 1 if anything failed, else 3 if anything is not to be trusted, else 0.
+        The exit status: 1 if anything failed or stdout took no more, else 3 if anything is not to be trusted, else 0.
 
     Raises:
         OptionError: What would fail every job alike ends the run.
@@ -43,6 +43,8 @@ def run(jobs: Sequence[Job], work: Callable[[Job], int], talk: Talk, *, answers:
             _report_failure(job, error, talk, answers=answers)
     if len(jobs) > 1:
         talk.say(_summary(statuses))
+    if talk.lost:
+        statuses.append(ERROR)
     return next((status for status in (ERROR, UNTRUSTED) if status in statuses), OK)
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from imgalign.cli import complain
+from imgalign.cli import complain, lose_stdout, tell
 from imgalign.paths import shown
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ class Talk:
         self.verbose = verbose
         self._wants_bar = progress
         self._bar: Any = None
+        self.lost = False
+        """Whether stdout takes no more."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Talk":
@@ -55,19 +57,28 @@ class Talk:
 
     def trace(self, lines: Iterable[str]) -> None:
         """The traceback of a bug, whole."""
-        click.echo("".join(lines), err=True, nl=False)
+        tell("".join(lines))
 
     def answer(self, record: dict[str, Any]) -> None:
         """One JSON line on stdout, flushed so that a reader downstream sees it at once.
 
         ASCII only: a file name of undecodable bytes still makes valid JSON in any locale.
         """
-        click.echo(json.dumps(record, allow_nan=False))
+        self.put(json.dumps(record, allow_nan=False))
+
+    def put(self, text: str) -> None:
+        """A line on stdout; where that takes no more, `lost` says so, and the work goes on."""
+        try:
+            click.echo(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.lost = True
+            lose_stdout(error)
 
     def bar(self, total: int, unit: str) -> Any:
         """A bar that the caller moves and closes, or None where nobody watches."""
-        somebody_watches = total > 1 and not self.quiet and sys.stderr.isatty()
-        if not (somebody_watches if self._wants_bar is None else self._wants_bar):
+        if not self._shows_bar(total):
             return None
         from tqdm import tqdm
 
@@ -80,9 +91,12 @@ class Talk:
 
     def progress(self, items: Sequence[T]) -> Iterable[T]:
         """`items`, with a bar on stderr where somebody watches and there is something to wait for."""
-        somebody_watches = len(items) > 1 and not self.quiet and sys.stderr.isatty()
-        wanted = somebody_watches if self._wants_bar is None else self._wants_bar
-        return self._with_bar(items) if wanted else items
+        return self._with_bar(items) if self._shows_bar(len(items)) else items
+
+    def _shows_bar(self, total: int) -> bool:
+        if sys.stderr is None:  # closed by who started it
+            return False
+        return total > 1 and not self.quiet and sys.stderr.isatty() if self._wants_bar is None else self._wants_bar
 
     def _with_bar(self, items: Sequence[T]) -> Iterator[T]:
         from tqdm import tqdm
@@ -97,4 +111,4 @@ class Talk:
     def _line(self, text: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        click.echo(shown(text), err=True)
+        tell(f"{shown(text)}\n")
