@@ -47,7 +47,8 @@ def gradmap(
         `(H, W)`; float32, or float64 where the dtype of the picture needs it.
 
     Raises:
-        ShapeError: If the picture has another shape, or fewer than 2 x 2 pixels at that level.
+        ShapeError: If the picture has another shape, no colours for a luminance, or fewer than 2 x 2 pixels at that
+            level.
         OptionError: If an option has a value that cannot work.
     """
     if channels not in get_args(Channels):
@@ -146,7 +147,7 @@ def _colours(batch: Image, channels: Channels) -> Image:
     if channels == "max" or batch.shape[1] == 1:
         return batch
     if batch.shape[1] != 3:
-        raise OptionError(f"luminance needs 3 colour channels, got {batch.shape[1]}; use the largest (max)")
+        raise ShapeError(f"luminance needs 3 colour channels, got {batch.shape[1]}; use the largest (max)")
     weights = batch.new_tensor(_LUMINANCE)
     return (batch * weights[:, None, None]).sum(dim=1, keepdim=True)
 

@@ -95,3 +95,11 @@ def test_too_small_a_picture_is_one_line(size, workdir, invoke):
 def test_one_failure_never_stops_the_rest(picture, invoke):
     assert invoke("gradmap", "missing.png", "a.png").exit_code == 1
     assert Path("a.gradmap.tif").exists()
+
+
+def test_picture_that_an_option_does_not_suit_never_stops_the_rest(picture, invoke):
+    tifffile.imwrite("bands.tif", np.zeros((20, 30, 5), np.uint8), planarconfig="contig", photometric="minisblack")
+    result = invoke("gradmap", "--channels", "luminance", "bands.tif", "a.png")
+    assert result.exit_code == 1
+    assert "bands.tif: luminance needs 3 colour channels, got 5" in result.stderr
+    assert Path("a.gradmap.tif").exists()

@@ -98,7 +98,7 @@ def test_unknown_option_is_refused(options):
 
 
 def test_luminance_of_five_channels_is_refused():
-    with pytest.raises(OptionError, match="3 colour channels"):
+    with pytest.raises(ShapeError, match="3 colour channels"):
         gradmap(picture((9, 9, 5)), channels="luminance")
 
 
