@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import opened, pixels, render, shift
+from conftest import json_lines, opened, pixels, render, shift
 from PIL import Image
 
 from imgalign import load
@@ -124,3 +124,21 @@ def test_parameter_file_is_never_written_over(labels, invoke):
     before = Path("p.json").read_bytes()
     assert invoke("apply", "p.json", "labels.png", "--params", "p.json", "--overwrite").exit_code == 2
     assert Path("p.json").read_bytes() == before
+
+
+def test_parameter_file_that_exists_costs_itself_alone(labels, invoke):
+    save("taken.json", shift(1, 1))
+    before = Path("taken.json").read_bytes()
+    result = invoke("apply", "p.json", "labels.png", "--params", "taken.json")
+    assert result.exit_code == 1
+    assert "taken.json: exists" in result.stderr
+    assert Path("taken.json").read_bytes() == before
+    assert Path("labels.aligned.png").exists()
+
+
+def test_parameters_to_stdout_are_one_json_line(labels, invoke):
+    result = invoke("apply", "p.json", "labels.png", "--inverse", "--params", "-")
+    assert result.exit_code == 0
+    (record,) = json_lines(result.stdout)
+    np.testing.assert_allclose(record["moving_from_fixed"], shift(-5, 3))
+    assert not Path("-").exists()

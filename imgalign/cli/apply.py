@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgalign.cli import OK, UNTRUSTED, options
+from imgalign.cli import ERROR, OK, UNTRUSTED, options
 from imgalign.cli.run import run
 from imgalign.cli.talk import Talk
+from imgalign.errors import WriteError
 from imgalign.outputs import Job, check, check_folders, job_outputs, plan
 from imgalign.paths import shown
 from imgalign.wanted import options_of
@@ -51,9 +52,10 @@ _SECTION = "The transform"
     "-p",
     "--params",
     "params_out",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, allow_dash=True),
     metavar="FILE",
-    help="Write the transform that was used (composed, inverted) as a parameter file.",
+    help="Write the transform that was used (composed, inverted) as a parameter file; - writes it as one JSON line to "
+    "stdout.",
 )
 @options.resample_options
 @options.max_pixels_option()
@@ -72,15 +74,14 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
       imgalign apply b_on_a.params.json b.png --then a_on_atlas.params.json
     """
     jobs = plan(None, image, output=given["output"], output_dir=given["output_dir"], params_file=False)
-    outputs = [*job_outputs(jobs), *([(str(params), given["params_out"])] if given["params_out"] else [])]
+    params_out = None if given["params_out"] == Path("-") else given["params_out"]
+    outputs = [*job_outputs(jobs), *([(str(params), params_out)] if params_out else [])]
     check(outputs, [str(params), *map(str, given["then"]), *image])
     check_folders(path for _, path in outputs)
     alignment = _composed([params, *given["then"]], inverse=given["inverse"])
     talk = Talk.of(given)
     if not alignment.trusted:
         talk.warn(f"{shown(params)}: the alignment is not to be trusted; imgalign info says why")
-    if given["params_out"]:
-        alignment.save(given["params_out"], overwrite=given["overwrite"])
 
     from imgalign.laying import WriteOptions
     from imgalign.pairs import apply_file
@@ -95,7 +96,24 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
             talk.say(f"{job.moving}: {line}")
         return OK if alignment.trusted else UNTRUSTED
 
-    ctx.exit(run(jobs, lay, talk))
+    status = run(jobs, lay, talk)
+    ctx.exit(status if _written(alignment, given, talk) else ERROR)
+
+
+def _written(alignment: "Alignment", given: dict[str, Any], talk: Talk) -> bool:
+    """Write the transform where that was asked for, after the pictures: a name that is taken must not keep them."""
+    from imgalign import record
+
+    if given["params_out"] == Path("-"):
+        talk.answer(record.to_dict(alignment))
+        return not talk.lost
+    try:
+        if given["params_out"]:
+            alignment.save(given["params_out"], overwrite=given["overwrite"])
+    except WriteError as error:
+        talk.error(str(error))
+        return False
+    return True
 
 
 def _composed(paths: Sequence[Path], *, inverse: bool) -> "Alignment":
