@@ -24,7 +24,7 @@ from imgalign.pyramid import reduce
 from imgalign.sampling import Reader
 from imgalign.starts import is_automatic
 from imgalign.sums import plane_means, total
-from imgalign.wanted import STARTS, AlignOptions, Wanted
+from imgalign.wanted import STARTS, AlignOptions, Wanted, check_number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +45,7 @@ def align(
     levels: int | None = ..., iterations: int | None = ..., lr: float | None = ..., init: Any = ..., mask: Any = ...,
     moving_mask: Any = ..., max_shift: float | None = ..., max_rotation: float | None = ...,
     max_scale: float | None = ..., allow_mirror: bool = ..., precision: float = ..., trust: float = ...,
-    device: str = ..., threads: int | None = ..., seed: int = ...,
+    device: str | torch.device = ..., threads: int | None = ..., seed: int = ...,
 ) -> Alignment: ...  # fmt: skip
 @overload
 def align(
@@ -53,7 +53,7 @@ def align(
     levels: int | None = ..., iterations: int | None = ..., lr: float | None = ..., init: Any = ..., mask: Any = ...,
     moving_mask: Any = ..., max_shift: float | None = ..., max_rotation: float | None = ...,
     max_scale: float | None = ..., allow_mirror: bool = ..., precision: float = ..., trust: float = ...,
-    device: str = ..., threads: int | None = ..., seed: int = ...,
+    device: str | torch.device = ..., threads: int | None = ..., seed: int = ...,
 ) -> Alignment | tuple[Alignment, ...]: ...  # fmt: skip
 def align(
     fixed: Any,
@@ -75,7 +75,7 @@ def align(
     allow_mirror: bool = Wanted.allow_mirror,
     precision: float = Wanted.precision,
     trust: float = Wanted.trust,
-    device: str = AlignOptions.device,
+    device: str | torch.device = AlignOptions.device,
     threads: int | None = None,
     seed: int = Wanted.seed,
 ) -> Alignment | tuple[Alignment, ...]:
@@ -106,7 +106,7 @@ def align(
         precision: Standard deviation of the corners, px, that is enough: pictures above 0.1 megapixel are not refined
             further.
         trust: Least probability of a trusted result.
-        device: `auto` (the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto` (the CPU), `cpu`, `cuda`, `cuda:1` or `mps`, or a `torch.device`.
         threads: Threads for PyTorch meanwhile, no more than there are cores; without it as many as PyTorch is set to.
         seed: Kept in the record; nothing here is left to chance.
 
@@ -124,6 +124,8 @@ def align(
     )  # fmt: skip
     if isinstance(init, str) and init not in STARTS:
         raise OptionError(f"unknown init {init!r}; choose {', '.join(STARTS)}, or give a 3 x 3 matrix")
+    if threads is not None:
+        check_number("threads", threads, whole=True)
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
     where = _device(device)
@@ -151,7 +153,7 @@ def align(
         )
 
 
-def prepare(picture: Any, *, mask: Any = None, device: str = "auto", copy: bool = True) -> Plane:
+def prepare(picture: Any, *, mask: Any = None, device: str | torch.device = "auto", copy: bool = True) -> Plane:
     """Make a picture ready to be the `fixed` of several alignments: what depends on it alone is then done once.
 
     Args:
@@ -189,7 +191,8 @@ def _keep_freed_memory() -> None:
     torch.empty(33_000_000, dtype=torch.uint8)
 
 
-def _device(name: str) -> torch.device:
+def _device(wanted: str | torch.device) -> torch.device:
+    name = str(wanted)
     if name == "auto":
         # The search and the small levels are many small steps, which a CPU takes faster than it can ask a GPU.
         return torch.device("cpu")

@@ -24,6 +24,7 @@ from imgalign.errors import OptionError, ShapeError
 from imgalign.histograms import regular_subset, weighted_quantile
 from imgalign.neighbours import largest
 from imgalign.pyramid import blur, reduce
+from imgalign.wanted import check_number
 from imgalign.weights import as_weights
 
 Objective = Literal["robust", "midpoint"]
@@ -75,7 +76,7 @@ def center(
         OptionError: If an option has a value that cannot work.
     """
     began = time.perf_counter()
-    _check_options(objective, sampler, neighbourhood_px, iterations, lr, max_shift)
+    _check_options(objective, sampler, neighbourhood_px, iterations, lr, max_shift, trust)
     picture, weight = _grey(image, mask)
     options = {
         "objective": objective,
@@ -141,12 +142,15 @@ def _midpoint(task: _Task) -> _Found:
 
 def _robust(task: _Task, sigma: float | None) -> _Found:
     sigma = max(1.5, 0.01 * min(task.size_hw)) if sigma is None else sigma
+    if sigma > max(1.5, min(task.size_hw)):
+        h, w = task.size_hw
+        raise ShapeError(f"a neighbourhood of {sigma:g} px is wider than the picture, {w} x {h}; take a smaller one")
     level, dark = _median(task.picture, task.weight), task.weight <= 0
     noise = _noise(*(_cut(part, task.middle, 512)[0] for part in (task.picture, task.weight)))
     picture = torch.where(dark, 0.0, task.picture - level)
     weight = task.weight * ~_hot(picture, noise) if sigma < 6 else task.weight
     # Peaks as wide as sigma lose nothing on a grid of a third of it.
-    reduction = max(1, int(sigma / 3))
+    reduction = max(1, min(int(sigma / 3), min(task.size_hw) // 2))
     places = _Places.of(*reduce(picture, weight, reduction), sigma / reduction, reduction, task)
     if places is None:
         return _nothing("no structure", "nothing is brighter than the background")
@@ -352,12 +356,15 @@ def _planes(image: Any) -> tuple[Tensor, Tensor | None]:
     if isinstance(image, Tensor):
         planes = image.detach().cpu()
         planes = planes[None] if planes.ndim == 2 else planes
+        if planes.dtype in {torch.uint16, torch.uint32, torch.uint64}:  # which few of PyTorch's functions take
+            planes = planes.to(torch.float32 if planes.dtype == torch.uint16 else torch.float64)
     else:
         array = np.asarray(image)
         if array.dtype.kind not in "buif" or array.ndim not in {2, 3}:
             raise ShapeError(f"image must be (H, W) or (H, W, C) of real numbers, got {array.shape} of {array.dtype}")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.float32 if array.dtype.itemsize == 2 else np.float64)  # torch lacks these
+        array = array.astype(np.float64) if array.dtype.kind == "f" and array.dtype.itemsize > 8 else array
         array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "W"])  # else torch complains
         planes = torch.from_numpy(array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0))
     if planes.ndim != 3 or planes.is_complex():
@@ -377,6 +384,7 @@ def _check_options(
     iterations: int | None,
     lr: float | None,
     max_shift: float | None,
+    trust: float,
 ) -> None:
     if objective not in get_args(Objective):
         raise OptionError(f"objective must be one of {', '.join(get_args(Objective))}, got {objective!r}")
@@ -384,5 +392,10 @@ def _check_options(
         raise OptionError(f"sampler must be one of {', '.join(get_args(SamplerName))}, got {sampler!r}")
     limits = {"neighbourhood_px": neighbourhood_px, "iterations": iterations, "lr": lr, "max_shift": max_shift}
     for name, value in limits.items():
+        if value is not None:
+            check_number(name, value, whole=name == "iterations")
         if value is not None and not (math.isfinite(value) and value > 0):
             raise OptionError(f"{name} must be above zero, got {value}; leave it out for the default")
+    check_number("trust", trust)
+    if not 0 <= trust <= 1:
+        raise OptionError(f"trust is a probability between 0 and 1, got {trust}")

@@ -117,7 +117,10 @@ class Starts:
         if isinstance(init, Alignment):
             init = init.moving_from_fixed
         if not isinstance(init, str):
-            matrix = np.asarray(init, float)
+            try:
+                matrix = np.asarray(init, float)
+            except (TypeError, ValueError):
+                matrix = np.full((3, 3), np.nan)
             if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
                 raise OptionError("init must be a 3 x 3 matrix of finite numbers that can be inverted")
             return [Hypothesis(matrix, 0.0)]

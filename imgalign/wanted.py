@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,21 @@ OPTIMIZERS = ("lm", "sgd", "adam", "lbfgs")
 SAMPLERS = ("nearest", "bilinear", "cubic")
 MOST_SCALE = 20  # further apart, pictures of one thing have hardly a pixel in common
 STARTS = ("auto", "identity", "center", "phase")
+
+
+_WHOLE = {"levels", "iterations", "seed"}
+_NEVER_NONE = {"precision", "trust", "seed"}
+_NUMBERS = ("levels", "iterations", "lr", "max_shift", "max_rotation", "max_scale", "precision", "trust", "seed")
+
+
+def check_number(name: str, value: Any, *, whole: bool = False) -> None:
+    """Refuse what is no number: a text of one would be compared letter by letter.
+
+    Raises:
+        OptionError: Naming the option.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise OptionError(f"{name} must be a {'whole ' * whole}number, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,7 @@ class Wanted:
         ):
             if value not in known:
                 raise OptionError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+        self._check_types()
         for name in ("levels", "iterations", "lr", "max_shift", "precision"):
             value = getattr(self, name)
             if value is not None and not value > 0:  # so that NaN is refused too, here and below
@@ -65,6 +82,13 @@ class Wanted:
             raise OptionError(f"max_scale is a factor from 1 to {MOST_SCALE}, got {self.max_scale}")
         if not 0 <= self.trust <= 1:
             raise OptionError(f"trust is a probability between 0 and 1, got {self.trust}")
+
+    def _check_types(self) -> None:
+        for name in _NUMBERS:
+            if name in _NEVER_NONE or getattr(self, name) is not None:
+                check_number(name, getattr(self, name), whole=name in _WHOLE)
+        if self.allow_mirror not in (True, False):
+            raise OptionError(f"allow_mirror must be True or False, got {self.allow_mirror!r}")
 
     @property
     def is_bounded(self) -> bool:

@@ -329,12 +329,23 @@ def test_a_start_without_overlap_is_an_answer_that_is_not_trusted():
         ({"max_scale": 0.5}, "max_scale is a factor from 1 to 20"),
         ({"trust": 1.5}, "trust is a probability"),
         ({"threads": 0}, "threads must be 1 or more"),
+        ({"threads": "2"}, "threads must be a whole number, got '2'"),
+        ({"allow_mirror": "no"}, "allow_mirror must be True or False"),
+        ({"init": [["a", 1, 1]] * 3}, "3 x 3"),
+        ({"init": [[1, 2], [1]]}, "3 x 3"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
+        ({"device": torch.device("meta")}, "unknown device 'meta'"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         align(*pictures(np.eye(3)), **options)
+
+
+def test_a_device_may_be_pytorchs_own():
+    fixed, moving = pictures(about_centre(SIZE, shift=(2, 1)))
+    ready = prepare(fixed, device=torch.device("cpu"))
+    assert align(ready, moving, model="translate", device=torch.device("cpu")).trusted
 
 
 def test_no_more_threads_than_cores(monkeypatch):

@@ -236,10 +236,40 @@ def test_pictures_that_cannot_be_used_are_refused(picture: object, message: str)
 
 @pytest.mark.parametrize(
     "option",
-    [{"objective": "best"}, {"sampler": "lanczos"}, {"lr": 0}, {"iterations": 0}, {"max_shift": math.nan}],
+    [
+        {"objective": "best"},
+        {"sampler": "lanczos"},
+        {"lr": 0},
+        {"iterations": 0},
+        {"max_shift": math.nan},
+        {"max_shift": "5"},
+        {"iterations": 2.5},
+        {"trust": 7},
+        {"trust": "a lot"},
+    ],
 )
 def test_options_that_cannot_work_are_refused(option: dict[str, object]) -> None:
-    with pytest.raises(OptionError, match="must be"):
+    with pytest.raises(OptionError, match="must be|is a probability"):
         center(reference_picture(), **option)
     with pytest.raises(ShapeError, match="resize"):
         center(reference_picture(), mask=np.ones((3, 3)))
+
+
+def as_rgba(field: np.ndarray, dtype: str) -> torch.Tensor:
+    planes = torch.as_tensor(np.stack([field, field, field, np.full_like(field, field.max())]))
+    return planes.to(getattr(torch, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32", "int64", "float64"])
+def test_tensors_of_any_dtype_are_taken(dtype: str) -> None:
+    field = stars(0, brightest=(60.3, 100.7)).round()
+    np.testing.assert_allclose(moved(center(as_rgba(field, dtype))), moved(center(field)), atol=1e-4)
+    np.testing.assert_allclose(moved(center(field.astype(np.longdouble))), moved(center(field)), atol=1e-9)
+
+
+@pytest.mark.parametrize("size_hw", [(2, 2), (9, 40), (64, 64)])
+def test_neighbourhoods_as_wide_as_the_picture_are_looked_at_and_wider_ones_refused(size_hw: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).random(size_hw)
+    assert center(picture, neighbourhood_px=min(size_hw)).status in {"converged", "no structure", "no overlap"}
+    with pytest.raises(ShapeError, match="is wider than the picture"):
+        center(picture, neighbourhood_px=1000)

@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 
 from imgalign.align import align
@@ -27,6 +28,16 @@ def test_what_cannot_work_cannot_be_asked(kind, name):
     for value in (-1, math.nan):
         with pytest.raises(OptionError, match=name):
             kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["levels", "iterations", "lr", "max_shift", "max_rotation", "max_scale", "precision", "trust", "seed"]
+)
+def test_what_is_no_number_cannot_be_asked(name):
+    for value in ("1", [1], True, *([1.5] if name in {"levels", "iterations", "seed"} else [])):
+        with pytest.raises(OptionError, match=f"{name} must be a .*number, got"):
+            Wanted(**{name: value})
+    Wanted(**{name: np.float32(1) if name not in {"levels", "iterations", "seed"} else np.int64(1)})
 
 
 def test_a_scale_is_bounded_to_what_can_be_found():
