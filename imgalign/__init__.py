@@ -76,7 +76,6 @@ _SUBMODULES = (
     "losses",
     "pyramid",
     "sampling",
-    "solvers",
     "stn",
     "transforms",
     "translation",

@@ -62,8 +62,13 @@ def test_load_needs_no_torch():
     assert run_python("import sys, imgalign; imgalign.load; print('torch' in sys.modules)") == "False"
 
 
-def test_submodules_are_reached_without_importing_them():
-    assert run_python("import imgalign; print(imgalign.coords.__name__)") == "imgalign.coords"
+@pytest.mark.parametrize("name", imgalign._SUBMODULES)
+def test_submodules_are_reached_without_importing_them(name):
+    assert run_python(f"import imgalign; print(imgalign.{name}.__name__)") == f"imgalign.{name}"
+
+
+def test_every_listed_name_can_be_looked_at():
+    assert [name for name in dir(imgalign) if not hasattr(imgalign, name)] == []
 
 
 def test_version_is_that_of_the_distribution():
