@@ -91,9 +91,9 @@ def align(
             around each pixel; `gradient` and `mi` descend by L-BFGS.
         optimizer: `lm` (Levenberg-Marquardt), `sgd`, `adam` or `lbfgs`.
         sampler: `nearest`, `bilinear` or `cubic`, for the optimizers other than `lm`, which reads cubic splines.
-        levels: Levels of the pyramid that the other optimizers use.
+        levels: Levels of the pyramid of the optimizers other than `lm`; 2 without it.
         iterations: Most steps on a level.
-        lr: Learning rate of `sgd`, `adam` and `lbfgs`.
+        lr: Learning rate of the optimizers other than `lm`.
         init: `auto` (search), `identity`, `center`, `phase`, a 3 x 3 `moving_from_fixed`, or an `Alignment`.
         mask: `(H, W)` weights of the fixed picture: bool, integers (zeros and ones, or 8 or 16 bits in full), or floats
             of 0 to 1.

@@ -61,7 +61,7 @@ class Alignment:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By stage."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Every option that shaped the result."""
+    """Every option, also those that did not matter, such as a learning rate of `lm`."""
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of `fixed` and `moving`, where known: `name`, `page`, `sha256`."""
 

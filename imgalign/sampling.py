@@ -3,7 +3,8 @@
 The derivative of a sample with respect to its position is the image's own gradient, read by the same
 kernel at the same place. So the backward pass is `upstream * sampled gradient`, for every kernel, and
 needs no graph through the arithmetic of the forward pass (Jaderberg et al. 2015, eq. 6-7, states it for
-the bilinear kernel). Levenberg-Marquardt reads the same samples and gradients without autograd.
+the bilinear kernel). Levenberg-Marquardt reads samples alone, without autograd (`Reader`): its gradients are
+those of the fixed picture.
 
 Cubic sampling is interpolation by a cubic B-spline with prefilter (Unser, Aldroubi and Eden 1993), and reads
 four bilinear samples instead of sixteen taps: neighbouring weights have one sign, so that two taps are one

@@ -69,6 +69,24 @@ def test_the_predicted_error_is_that_of_the_answer():
     assert 0.2 * result.corner_sigma_px < error(result, truth) < 3 * result.corner_sigma_px
 
 
+def test_options_of_other_optimizers_do_not_matter_to_levenberg_marquardt():
+    two = pictures(about_centre(SIZE, shift=(3, 2)))
+    plain = align(*two, model="rigid")
+    other = align(*two, model="rigid", sampler="nearest", levels=7, lr=3.0, seed=9)
+    np.testing.assert_array_equal(other.moving_from_fixed, plain.moving_from_fixed)
+    assert other.options == plain.options | {"sampler": "nearest", "levels": 7, "lr": 3.0, "seed": 9}
+
+
+def test_levels_of_other_optimizers_are_two_unless_asked():
+    two = pictures(about_centre(SIZE, shift=(3, 2)))
+    one, none, both = (
+        align(*two, model="translate", optimizer="sgd", iterations=9, levels=n).history for n in (1, None, 2)
+    )
+    assert len(one) == 9
+    assert none == both
+    assert len(none) == 18
+
+
 def test_swapping_the_pictures_inverts_the_answer():
     fixed, moving = pictures(about_centre(SIZE, **FAR["rigid"]))
     there, back = (align(*two, model="rigid") for two in ((fixed, moving), (moving, fixed)))

@@ -37,7 +37,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     metavar="PX",
     help="Width (sigma) of a neighbourhood.  [default: a hundredth of the shorter side, at least 1.5]",
 )
-@options.sampler_option(_SECTION)
+@options.sampler_option(_SECTION, "How the picture is read between its pixels.")
 @options.option(_SECTION, "--iterations", type=click.IntRange(min=1), metavar="N", help="Most steps.")
 @options.option(_SECTION, "--lr", type=_POSITIVE, metavar="RATE", help="Learning rate: descend plainly.")
 @options.option(_SECTION, "--max-shift", type=_POSITIVE, metavar="PX", help="Look no further than this.")

@@ -118,11 +118,11 @@ def search_options(function: F) -> F:
                "for different modalities."),
         option(section, "--optimizer", type=click.Choice(OPTIMIZERS), default=Wanted.optimizer, show_default=True,
                help="lm: Levenberg-Marquardt; sgd, adam, lbfgs: as in torch.optim."),
-        sampler_option(section),
+        sampler_option(section, "How the moving image is read by optimizers other than lm, which reads cubic splines."),
         option(section, "--levels", type=click.IntRange(min=1), metavar="N",
-               help="Pyramid levels.  [default: from the size]"),
+               help="Pyramid levels of optimizers other than lm, whose levels follow from the size.  [default: 2]"),
         option(section, "--iterations", type=click.IntRange(min=1), metavar="N", help="Most steps on a level."),
-        option(section, "--lr", type=positive, metavar="RATE", help="Learning rate of sgd, adam and lbfgs."),
+        option(section, "--lr", type=positive, metavar="RATE", help="Learning rate of optimizers other than lm."),
         option(section, "--init", type=str, default=AlignOptions.init, show_default=True, metavar="START",
                help="Where to start: auto, identity, center, phase (phase correlation), or a parameter FILE."),
         option(section, "--max-shift", type=positive, metavar="PX", help="Largest shift of the image centre."),
@@ -137,14 +137,14 @@ def search_options(function: F) -> F:
         option(section, "--precision", type=positive, default=Wanted.precision, show_default=True, metavar="PX",
                help="Stop when the predicted error of the corners is below this."),
         option(section, "--seed", type=click.IntRange(min=0), default=Wanted.seed, show_default=True, metavar="N",
-               help="Seed of everything drawn by chance."),
+               help="Kept in the parameter file; nothing is left to chance."),
     )(function)  # fmt: skip
 
 
-def sampler_option(section: str) -> Callable[[F], F]:
+def sampler_option(section: str, text: str) -> Callable[[F], F]:
     """Sampling while searching, apart from that of the written picture."""
     return option(section, "--sampler", type=click.Choice(SAMPLERS), default=Wanted.sampler, show_default=True,
-                  help="How the moving image is read while the transform is sought.")  # fmt: skip
+                  help=text)  # fmt: skip
 
 
 def trust_options(function: F) -> F:
