@@ -27,9 +27,9 @@ LAYERS = (
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
     "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata",
-    "picture",
-    "canvas", "decoding", "encoding", "alignment", "images", "record", "laying", "reading", "outcome", "pairs",
-    "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack", "averages", "wanted", "weights", "cli",
+    "picture", "canvas", "decoding", "encoding", "alignment", "images", "record", "laying", "reading", "outcome",
+    "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack", "averages", "wanted",
+    "weights", "cli",
 )  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 
