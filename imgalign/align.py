@@ -12,6 +12,7 @@ from torch import Tensor
 from imgalign import overlays, standing, surround, verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
+from imgalign.behind import behind
 from imgalign.coords import lattice, level_from_full
 from imgalign.cores import limited, watched
 from imgalign.decompose import plain_sigma
@@ -250,7 +251,7 @@ def _answered(pair: Pair, init: Any) -> Alignment:
     if best is None:
         return _no_answer(pair, init, "no overlap")
     if is_automatic(init):
-        best = pair.behind(best)
+        best = behind(pair, best)
     if pair.wanted.optimizer != "lm" or pair.wanted.loss not in _LEAST_SQUARES:
         best = pair.descended(best)
     return _result(pair, init, best)

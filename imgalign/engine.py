@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgalign import standing, verdict
+from imgalign import verdict
 from imgalign.coords import level_from_full
 from imgalign.descent import descend
-from imgalign.finish import Finish, corner_sigma, in_full
+from imgalign.finish import Finish, corner_sigma
 from imgalign.ladder import Ladder
 from imgalign.levels import Levels
 from imgalign.periods import ALIKE, EXACTLY, likeness
@@ -38,12 +38,9 @@ _SAME = 0.3  # pixels of their level: answers nearer to each other are judged, o
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
 _ACROSS = 8  # pixels of the shortest side of a level that says anything
 _EXPLAINED = 0.9  # correlation of an answer that needs no search, of a picture that looks the same elsewhere
-_CHANCE_LEAD, _OF_LATTICE = (
-    0.1,
-    0.3,
-)  # on a lattice chance alone gives a lead of some hundredths: so little of it counts
-_STILL = 0.1  # pixels of the base level: what has moved by less stands still
-_MOVED = 2.0  # of them: what has moved by less is drawn to what stands still
+_CHANCE_LEAD = 0.1  # over another place of a lattice: some hundredths are chance, and
+_OF_LATTICE = 0.3  # of them counts
+MOVED = 2.0  # pixels of the base level: what has moved by less is drawn to what stands still
 _ANSWERS = 3  # of which each lies periods of texture from the one before
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
@@ -154,37 +151,13 @@ class Pair:
             close.append(self.foremost(answers, waiting))
         return max(close, key=lambda answer: answer.probability, default=None)
 
-    def behind(self, answer: Answer) -> Answer:
-        """An answer, or of a scene that moves behind what stands still in both pictures (`standing`) how it moves."""
-        if self.size_hw != self.moving.size_hw or self.motion(answer.place) > _STILL or _hardly_differ(answer.polished):
-            return answer
-        pictures = self.fixed.at(self.base), self.moving.at(self.base)
-        if not standing.differ(*pictures):
-            return answer
-        fixed, moving = (Plane.of(*picture) for picture in standing.parted(*pictures))
-        parted = Pair(fixed, moving, self.wanted, self.between, unmoved=False)
-        parted.seconds = self.seconds
-        found = parted.best("auto")
-        if found is None or found.probability < self.wanted.trust:
-            return answer
-        if not standing.explains(*pictures, found.polished.moving_from_fixed):
-            return answer
-        found = replace(found, polished=in_full(found.polished, self.base), behind=True)
-        # The pictures as they are know more, unless what stands still draws them back.
-        there = self.candidate([found.place], wide=False)
-        polished = found.polished if there is None else self.answer(there).polished
-        apart = self.finish.apart(polished, found.place)
-        if apart > _MOVED * self.base:
-            return found
-        return replace(found, polished=replace(polished, doubt_px=apart).doubted())
-
     def motion(self, place: Hypothesis) -> float:
         """By how much a place moves the corners, pixels of the base level."""
         return self.finish.apart(place, Hypothesis(np.eye(3), 0.0)) / self.base
 
     def is_wanted(self, place: Hypothesis) -> bool:
         """Whether a place is one of those that are asked for, as well as the ladder knows it."""
-        moved = self.unmoved or self.motion(place) > _MOVED
+        moved = self.unmoved or self.motion(place) > MOVED
         slack = Slack.of(self.base * self.ladder.reductions[-1], 0.5 * min(self.size_hw))
         return moved and allowed(self.wanted, place.moving_from_fixed, self.size_hw, slack)
 
@@ -319,7 +292,7 @@ class Pair:
 
     def is_beyond_doubt(self, polished: Polished) -> bool:
         """Whether no other place can fit as well as this one."""
-        return _hardly_differ(polished) and self.likeness < EXACTLY
+        return hardly_differ(polished) and self.likeness < EXACTLY
 
     def with_periods(self, answer: Answer) -> list[Answer]:
         """An answer, and where texture repeats better places that lie periods of it or quarter turns away.
@@ -396,7 +369,7 @@ class Pair:
 
     def fine_agreement(self, polished: Polished) -> float:
         """`verdict.fine_agreement` on the base level, both pictures at about one density."""
-        if _hardly_differ(polished):
+        if hardly_differ(polished):
             return 1.0  # no place near can fit better than that
         began = time.perf_counter()
         matrix = polished.moving_from_fixed
@@ -424,6 +397,6 @@ class Pair:
         return evidence
 
 
-def _hardly_differ(polished: Polished) -> bool:
+def hardly_differ(polished: Polished) -> bool:
     """Whether no other place can fit better than this one."""
     return polished.noise < _SAME_NOISE and polished.correlation > _SAME_CORRELATION

@@ -20,6 +20,7 @@ LAYERS = (
      "alignment", "decoding", "encoding", "images", "record", "resample", "kinds", "outputs", "averages"),
     ("finish", "starts"),
     ("engine",),
+    ("behind",),
     ("align", "center", "stn", "gradmap", "laying"),
     ("reading", "outcome", "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),
     ("cli",),
