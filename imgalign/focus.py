@@ -34,7 +34,7 @@ _FEWEST = 15  # of them
 _LEAST = 0.04  # px^2: less is not worth it
 _MOST = 40.0  # px^2: more is no blur but another place
 _WORTH = 0.85  # share of what sets the spectra apart that the blur must leave at most
-_APART = 2  # rows from one that is looked at to the next, to tell whether there is anything to tell
+_ENOUGH_PIXELS = 16_000  # on every few rows, to tell whether there is anything to tell
 _STEEPER = 0.04  # times that slopes have to be for it
 _ROUNDS = 3  # of robust weights
 _CUTOFF = 3.0  # robust standard deviations from which cells lose weight
@@ -102,11 +102,13 @@ def difference(view: View, spacing: int = 1) -> Covariance | None:
 def _steepness_differs(view: View) -> bool:
     """Whether the slopes of one picture, over its contrast, are steeper than those of the other along some axis."""
     steepness = []
+    apart = max(2, view.fixed.numel() // _ENOUGH_PIXELS)
+    valid, below = (view.valid[..., first::apart, :] for first in (0, 1))
     for image in (view.fixed, view.warped):
-        rows, valid = image[..., ::_APART, :], view.valid[..., ::_APART, :]
+        rows, next_rows = image[..., ::apart, :], image[..., 1::apart, :]
         along = (rows[..., 1:] - rows[..., :-1]).square_()
-        down = (image[..., 1::_APART, :] - rows[..., : image.shape[-2] // _APART, :]).square_()
-        slopes = mean(along, valid[..., 1:] * valid[..., :-1]), mean(down, view.valid[..., 1::_APART, :])
+        down = (next_rows - rows[..., : next_rows.shape[-2], :]).square_()
+        slopes = mean(along, valid[..., 1:] * valid[..., :-1]), mean(down, below)
         steepness.append(torch.stack(slopes) / mean((rows - mean(rows, valid)).square_(), valid))
     ratio = steepness[0] / steepness[1]
     return not bool(((ratio - 1).abs() < _STEEPER).all())

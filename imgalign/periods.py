@@ -7,6 +7,7 @@ is worth the time only where there are some.
 import torch
 
 from imgalign.levels import Masked
+from imgalign.masks import is_whole
 from imgalign.neighbours import largest
 from imgalign.sums import total
 
@@ -28,13 +29,20 @@ def likeness(features: Masked) -> float:
     frame = (2 * picture.shape[-2], 2 * picture.shape[-1])
     down, across = (torch.fft.fftfreq(n, 1 / n, device=picture.device) for n in frame)
     far = torch.hypot(down[:, None], across) > _NEAR
-    contrast, seen = (torch.fft.rfft2(x, s=frame) for x in (picture, weight))
-    alike, overlap = (torch.fft.irfft2(x.real.square() + x.imag.square(), s=frame) for x in (contrast, seen))
+    contrast = torch.fft.rfft2(picture, s=frame)
+    alike = torch.fft.irfft2(contrast.real.square() + contrast.imag.square(), s=frame)
+    seen = torch.fft.rfft2(weight, s=frame) if not is_whole(weight) else None
+    if seen is None:
+        rows, columns = ((n // 2 - offset.abs()).clamp_min(0) for n, offset in zip(frame, (down, across), strict=True))
+        overlap = rows[:, None] * columns
+    else:
+        overlap = torch.fft.irfft2(seen.real.square() + seen.imag.square(), s=frame)
     looked = far & (overlap > _OVERLAP * total(weight))
     # As if all of the picture had the contrast of its mean.
     about = alike * (total(weight) / (total(picture * picture) * overlap).clamp_min(1e-3))
     if not bool(torch.where(looked, about, 0.0).max() > _WORTH_TELLING):
         return 0.0
+    seen = torch.fft.rfft2(weight, s=frame) if seen is None else seen
     energy = torch.fft.rfft2(picture * picture, s=frame)
     one, other = (torch.fft.irfft2(a.conj() * b, s=frame) for a, b in ((energy, seen), (seen, energy)))
     correlation = torch.where(looked, alike * (one.clamp_min(1e-3) * other.clamp_min(1e-3)).rsqrt(), 0.0)
