@@ -212,15 +212,16 @@ def _encode_png(file: IO[bytes], ready: Plan, compression: str) -> None:
 
 def _encode_tiff(file: IO[bytes], ready: Plan, compression: Compression) -> None:
     meta = ready.metadata
-    tiff_writing.write(
-        file,
-        ready.pixels,
-        has_alpha=ready.has_alpha,
-        compression=compression,
-        icc=meta.icc,
-        resolution=meta.resolution,
-        nodata=meta.nodata,
-    )
+    with tiff_writing.writer(file, ready.pixels.nbytes, compression) as tif:
+        tiff_writing.add_page(
+            tif,
+            ready.pixels,
+            has_alpha=ready.has_alpha,
+            compression=compression,
+            icc=meta.icc,
+            resolution=meta.resolution,
+            nodata=meta.nodata,
+        )
 
 
 def _encode_by_pillow(file: IO[bytes], ready: Plan, quality: int) -> None:

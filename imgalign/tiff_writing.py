@@ -16,36 +16,15 @@ from imgalign.tiff import LZW, UNITS, Resolution
 _CLASSIC_BYTES = 3 * 2**30  # beyond this BigTIFF: offsets of 32 bits end at 4 GB
 
 
-def write(
-    file: IO[bytes],
-    pixels: NDArray[Any],
-    *,
-    has_alpha: bool,
-    compression: str,
-    icc: bytes | None = None,
-    resolution: Resolution | None = None,
-    nodata: float | None = None,
-) -> None:
-    """Write one page.
+@contextmanager
+def writer(file: IO[bytes], expected_bytes: int, compression: str) -> Iterator[Any]:
+    """A `tifffile.TiffWriter` for `add_page`, whose pages all have one compression.
 
     Args:
         file: Where to, open for writing, reading and seeking.
-        pixels: `(H, W)` or `(H, W, C)`, any number dtype that TIFF knows.
-        has_alpha: The last channel is (unassociated) alpha.
-        compression: `none`, `fast` or `small` (both deflate), or `lzw`.
-        icc: Colour profile.
-        resolution: Pixels per unit.
-        nodata: The number that is written for NaN, or for what is transparent in integers, and said in a tag.
+        expected_bytes: Of all pixels: whether it takes a BigTIFF.
+        compression: As in `add_page`.
     """
-    with writer(file, pixels.nbytes, compression) as tif:
-        add_page(
-            tif, pixels, has_alpha=has_alpha, compression=compression, icc=icc, resolution=resolution, nodata=nodata
-        )
-
-
-@contextmanager
-def writer(file: IO[bytes], expected_bytes: int, compression: str) -> Iterator[Any]:
-    """A `tifffile.TiffWriter` for `add_page`, whose pages all have one compression."""
     import tifffile
 
     with tifffile.TiffWriter(file, bigtiff=expected_bytes > _CLASSIC_BYTES) as tif:
@@ -69,7 +48,17 @@ def add_page(
     resolution: Resolution | None = None,
     nodata: float | None = None,
 ) -> None:
-    """Write one page into an open `writer`; arguments as of `write`."""
+    """Write one page into an open `writer`.
+
+    Args:
+        tif: The writer.
+        pixels: `(H, W)` or `(H, W, C)`, any number dtype that TIFF knows.
+        has_alpha: The last channel is (unassociated) alpha.
+        compression: `none`, `fast` or `small` (both deflate), or `lzw`, as the writer was told.
+        icc: Colour profile.
+        resolution: Pixels per unit.
+        nodata: The number that is written for NaN, or for what is transparent in integers, and said in a tag.
+    """
     if nodata is not None:
         pixels, has_alpha = no_data.with_number(pixels, nodata, has_alpha=has_alpha)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
