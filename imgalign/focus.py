@@ -155,7 +155,9 @@ def _fitted(terms: Floats, ratio: Floats, trust: Floats) -> Covariance:
     columns = np.concatenate([np.ones_like(terms[:1]), terms])
     weight = trust
     for _ in range(_ROUNDS):
-        _, xx, xy, yy = fit = np.linalg.solve((columns * weight) @ columns.T, (columns * weight) @ ratio)
+        normal, slope = (columns * weight) @ columns.T, (columns * weight) @ ratio
+        # Not by an inverse, which frequencies along one line alone do not have.
+        _, xx, xy, yy = fit = np.linalg.lstsq(normal, slope, rcond=None)[0]
         residual = (ratio - fit @ columns) ** 2 * trust
         weight = trust / (1 + residual / (_CUTOFF**2 * 2.2 * np.median(residual) + 1e-12))
     return np.array([[xx, xy], [xy, yy]])
