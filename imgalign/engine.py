@@ -358,7 +358,7 @@ class Pair:
         if moved > _SAME * self.judged_at:
             seen = self.judge([Hypothesis(polished.moving_from_fixed, best.score)])
             evidence = replace(seen, margin=evidence.margin, rival_px=evidence.rival_px)
-        return self.known(polished, evidence, best.score)
+        return replace(self.known(polished, evidence, best.score), behind=best.behind)
 
     def unknown_along(self, polished: Polished, direction_deg: float) -> Polished:
         """An answer whose shift along a direction may be anything up to a quarter of the picture."""

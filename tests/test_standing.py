@@ -57,11 +57,12 @@ def test_a_scene_is_found_behind_what_stands_still(pattern, model):
     assert found.trusted
 
 
-def test_what_was_set_aside_is_said():
+@pytest.mark.parametrize("optimizer", ["lm", "lbfgs"])
+def test_what_was_set_aside_is_said(optimizer):
     rng = np.random.default_rng(4)
     over = 2 * sensor(rng)
     fixed, moving = (p + over + rng.normal(0, 0.02, SIZE) for p in views(TRUTHS["translate"]))
-    found = align(fixed, moving, model="translate")
+    found = align(fixed, moving, model="translate", optimizer=optimizer)
     assert corner_error(found.moving_from_fixed, TRUTHS["translate"], SIZE) < 1
     assert "what stands still in both pictures was set aside" in found.reasons
 
