@@ -5,8 +5,6 @@ answer that moves nothing -> `standing.differ` -> parted pictures -> their answe
 
 from dataclasses import replace
 
-import numpy as np
-
 from imgalign import standing
 from imgalign.engine import MOVED, Answer, Pair, hardly_differ
 from imgalign.finish import in_full
@@ -29,7 +27,7 @@ def behind(pair: Pair, answer: Answer) -> Answer:
     found = parted.best("auto")
     if found is None or found.probability < pair.wanted.trust:
         return answer
-    if not standing.explains(*pictures, np.asarray(found.polished.moving_from_fixed)):
+    if not standing.explains(*pictures, found.polished.moving_from_fixed):
         return answer
     found = replace(found, polished=in_full(found.polished, pair.base), behind=True)
     # The pictures as they are know more, unless what stands still draws them back.

@@ -6,6 +6,7 @@ is worth the time only where there are some.
 
 import torch
 
+from imgalign._types import Weight
 from imgalign.levels import Masked
 from imgalign.masks import is_whole
 from imgalign.neighbours import largest
@@ -31,20 +32,23 @@ def likeness(features: Masked) -> float:
     far = torch.hypot(down[:, None], across) > _NEAR
     contrast = torch.fft.rfft2(picture, s=frame)
     alike = torch.fft.irfft2(contrast.real.square() + contrast.imag.square(), s=frame)
-    seen = torch.fft.rfft2(weight, s=frame) if not is_whole(weight) else None
-    if seen is None:
-        rows, columns = ((n // 2 - offset.abs()).clamp_min(0) for n, offset in zip(frame, (down, across), strict=True))
-        overlap = rows[:, None] * columns
-    else:
-        overlap = torch.fft.irfft2(seen.real.square() + seen.imag.square(), s=frame)
+    overlap = _overlap(weight, frame)
     looked = far & (overlap > _OVERLAP * total(weight))
     # As if all of the picture had the contrast of its mean.
     about = alike * (total(weight) / (total(picture * picture) * overlap).clamp_min(1e-3))
     if not bool(torch.where(looked, about, 0.0).max() > _WORTH_TELLING):
         return 0.0
-    seen = torch.fft.rfft2(weight, s=frame) if seen is None else seen
-    energy = torch.fft.rfft2(picture * picture, s=frame)
+    seen, energy = (torch.fft.rfft2(x, s=frame) for x in (weight, picture * picture))
     one, other = (torch.fft.irfft2(a.conj() * b, s=frame) for a, b in ((energy, seen), (seen, energy)))
     correlation = torch.where(looked, alike * (one.clamp_min(1e-3) * other.clamp_min(1e-3)).rsqrt(), 0.0)
     peaks = correlation[correlation == largest(correlation, _PEAK)]
     return float(peaks.max())
+
+
+def _overlap(weight: Weight, frame: tuple[int, int]) -> Weight:
+    """How much of a mask lies on itself at every shift within a frame of twice its size."""
+    if is_whole(weight):
+        rows, columns = (n // 2 - (torch.fft.fftfreq(n, 1 / n, device=weight.device)).abs() for n in frame)
+        return rows[:, None] * columns
+    seen = torch.fft.rfft2(weight, s=frame)
+    return torch.fft.irfft2(seen.real.square() + seen.imag.square(), s=frame)
