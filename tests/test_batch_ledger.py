@@ -64,13 +64,18 @@ def test_change_changes_the_fingerprint(changed, ledger):
     assert one.known("a").work != before
 
 
+def left_with(tail, ledger, folder):
+    """What a batch leaves that was cut off after one pair."""
+    one = ledger()
+    one.append(line("a"))
+    one.release()
+    with (folder / RESULTS).open("ab") as file:
+        file.write(tail)
+
+
 @pytest.mark.parametrize("tail", [b'{"id": "b", "verd', b'{"i', b"\0\0\0\0", b'{"id": "' + b"x" * 200_000])
 def test_torn_last_line_is_cut_off(tail, ledger, tmp_path):
-    first = ledger()
-    first.append(line("a"))
-    first.release()
-    with (tmp_path / RESULTS).open("ab") as file:
-        file.write(tail)
+    left_with(tail, ledger, tmp_path)
     second = ledger()
     second.append(line("c"))
     assert ids(tmp_path) == ["a", "c"]
@@ -78,11 +83,7 @@ def test_torn_last_line_is_cut_off(tail, ledger, tmp_path):
 
 @pytest.mark.parametrize("tail", [b"a note", b'{"id": "a", "score": 1}', json.dumps(line("b")).encode()])
 def test_last_line_that_only_lacks_its_end_stays(tail, ledger, tmp_path):
-    first = ledger()
-    first.append(line("a"))
-    first.release()
-    with (tmp_path / RESULTS).open("ab") as file:
-        file.write(tail)
+    left_with(tail, ledger, tmp_path)
     second = ledger()
     for _ in range(2):
         second.append(line("c"))
@@ -120,14 +121,16 @@ def test_file_of_somebody_else_is_kept_unless_told_otherwise(name, content, ledg
 )
 def test_what_a_batch_may_have_left_is_its_own(content, ledger, tmp_path):
     (tmp_path / RESULTS).write_bytes(content)
-    ledger()
+    ledger().append(line("c"))
+    assert json.loads((tmp_path / RESULTS).read_bytes().splitlines()[-1])["id"] == "c"
 
 
 def test_summary_that_a_spreadsheet_saved_is_still_the_batch_s_own(ledger, tmp_path):
     ledger().close()
     text = (tmp_path / SUMMARY).read_text("utf-8-sig")
     (tmp_path / SUMMARY).write_text(text.replace(",", ";").replace("id;", '"id";'), "utf-8")
-    ledger()
+    ledger().append(line("c"))
+    assert ids(tmp_path) == ["c"]
 
 
 def test_damaged_line_in_the_middle_is_counted_and_left(ledger, tmp_path):
