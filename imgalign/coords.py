@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgalign._types import Matrices, Matrix, Matrix3, Points
+from imgalign._types import Matrices, Matrix, Matrix3
 
 
 def level_from_full(reduction: float) -> Matrix3:
@@ -42,32 +42,11 @@ def centre_normalisation(size_hw: tuple[int, int]) -> Matrix3:
     return np.array([[1 / radius, 0, -(w - 1) / 2 / radius], [0, 1 / radius, -(h - 1) / 2 / radius], [0, 0, 1.0]])
 
 
-def apply_matrix(matrix: Matrix, points: Points) -> Points:
-    """Map `(B, N, 2)` points by `(B, 3, 3)` matrices.
-
-    Points on or behind the horizon of a projective matrix become infinite, so that nothing samples there.
-    """
-    linear = points @ matrix[:, :2, :2].transpose(1, 2) + matrix[:, None, :2, 2]
-    w = points @ matrix[:, 2, :2, None] + matrix[:, None, 2, 2:]
-    return torch.where(w > 1e-8, linear / w.clamp_min(1e-8), torch.full_like(linear, torch.inf))
-
-
 def map_points(matrix: Matrix3, points: np.ndarray) -> np.ndarray:
-    """`apply_matrix` for one NumPy matrix and `(N, 2)` points."""
+    """Where a 3 x 3 matrix takes `(N, 2)` points; infinite on and behind the horizon of a projective one."""
     q = np.c_[points, np.ones(len(points))] @ np.asarray(matrix, float).T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(q[:, 2:] > 1e-12, q[:, :2] / q[:, 2:], np.inf)
-
-
-def pixel_grid(size_hw: tuple[int, int], like: Tensor) -> Points:
-    """All pixel centres of an image, `(1, H * W, 2)` in rows, in the dtype and on the device of `like`."""
-    h, w = size_hw
-    y, x = torch.meshgrid(
-        torch.arange(h, dtype=like.dtype, device=like.device),
-        torch.arange(w, dtype=like.dtype, device=like.device),
-        indexing="ij",
-    )
-    return torch.stack([x, y], -1).reshape(1, h * w, 2)
 
 
 def mapped_grid(

@@ -1,4 +1,4 @@
-"""A matrix in plain numbers, and back; how an error of its corners reaches other points. NumPy only.
+"""A matrix in plain numbers; how an error of its corners reaches other points. NumPy only.
 
 Convention: `matrix` maps `(x, y)` pixels to `(x, y)` pixels, x to the right, y down, `(0, 0)` the centre of the
 top-left pixel. Positive angles turn from +x to +y: clockwise as seen on the screen.
@@ -97,20 +97,6 @@ def _decomposed(matrices: Float, size_hw: tuple[int, int]) -> Float:
     scale_y = (a * d - b * c) / scale_x
     shear = (a * b + c * d) / scale_x / scale_y
     return np.stack([*shift.T, np.degrees(np.arctan2(c, a)), scale_x, scale_y, shear, *perspective.T], 1)
-
-
-def recompose(numbers: PlainNumbers, size_hw: tuple[int, int]) -> Float:
-    """The matrix of plain numbers about the middle of an image: the inverse of `decompose`."""
-    angle = math.radians(numbers.rotation_deg)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    linear = turn @ np.array([[1, numbers.shear], [0, 1]]) @ np.diag(numbers.scale)
-    shift, perspective = np.array(numbers.shift_px), np.array(numbers.perspective)
-    about = np.eye(3)
-    about[:2, :2] = linear + np.outer(shift, perspective)
-    about[:2, 2], about[2, :2] = shift, perspective
-    centre = centre_of(size_hw)
-    out = _shifted(centre) @ about @ _shifted(-centre)
-    return out / out[2, 2] if out[2, 2] else out
 
 
 def is_affine(matrix: ArrayLike) -> bool:

@@ -63,14 +63,6 @@ def sample(image: Image, points: Points, kernel: str = "bilinear") -> tuple[Samp
     return samples, inside(points, (image.shape[-2], image.shape[-1]), 0.5 if kernel == "nearest" else 0.0)
 
 
-def sample_with_gradient(image: Image, points: Points, kernel: str = "bilinear") -> tuple[Samples, Tensor, Valid]:
-    """`sample`, and the samples' derivative in x and y, `(B, C, N, 2)`, without autograd."""
-    _check(image, points, kernel)
-    values, dx, dy = _read(image, points, kernel, gradient=True)
-    valid = inside(points, (image.shape[-2], image.shape[-1]), 0.5 if kernel == "nearest" else 0.0)
-    return values, torch.stack([dx, dy], -1), valid
-
-
 def sample_grid(
     image: Image, moving_from_fixed: Matrix, size_hw: tuple[int, int], kernel: str = "bilinear"
 ) -> tuple[Image, Tensor]:

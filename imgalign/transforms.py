@@ -53,12 +53,6 @@ class Model:
         """The `(P, 3, 3)` generators in pixel coordinates of an image of this size."""
         return _generators(self.fields, size_hw).copy()
 
-    def project(self, moving_from_fixed: Matrix3, size_hw: tuple[int, int]) -> Matrix3:
-        """The member of this model nearest to a matrix, by least squares over a grid on the fixed image."""
-        h, w = size_hw
-        grid = np.stack(np.meshgrid(np.linspace(0, w - 1, 5), np.linspace(0, h - 1, 5)), -1).reshape(-1, 2)
-        return fit(self, grid, map_points(moving_from_fixed, grid))
-
 
 @lru_cache(maxsize=64)
 def _generators(fields: tuple[_Field, ...], size_hw: tuple[int, int]) -> np.ndarray:

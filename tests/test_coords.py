@@ -4,14 +4,12 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from imgalign.coords import (
-    apply_matrix,
     centre_normalisation,
     corners,
     grid_sample_coordinates,
     level_from_full,
     map_points,
     mapped_grid,
-    pixel_grid,
 )
 from imgalign.decompose import theta_of
 
@@ -39,25 +37,10 @@ def test_centre_normalisation_puts_corners_on_the_unit_circle():
     assert mapped[:, :2].sum(0) == pytest.approx([0, 0], abs=1e-12)
 
 
-def test_apply_matrix_divides_by_depth():
-    points = torch.tensor([[[2.0, 3.0], [10.0, 0.0]]], dtype=torch.float64)
-    out = apply_matrix(torch.as_tensor(TILTED)[None], points)
-    for got, (x, y) in zip(out[0].tolist(), points[0].tolist(), strict=True):
-        q = TILTED @ [x, y, 1]
-        assert got == pytest.approx((q[:2] / q[2]).tolist())
-
-
 def test_points_behind_the_horizon_are_infinite():
     horizon = np.array([[1, 0, 0], [0, 1, 0], [-0.1, 0, 1.0]])
     assert np.isinf(map_points(horizon, np.array([[20.0, 0.0]]))).all()
-    assert torch.isinf(apply_matrix(torch.as_tensor(horizon)[None], torch.tensor([[[20.0, 0.0]]]).double())).all()
     assert (mapped_grid(torch.as_tensor(horizon)[None], (2, 30), torch.float64)[0, 0, 20] > 1e6).all()
-
-
-def test_pixel_grid_runs_along_rows():
-    grid = pixel_grid((2, 3), torch.zeros(1, dtype=torch.float64))
-    assert grid.tolist() == [[[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]]]
-    assert grid.dtype == torch.float64
 
 
 @pytest.mark.parametrize("matrix", [np.eye(3), TILTED, 2 * TILTED])

@@ -11,7 +11,6 @@ from imgalign.sampling import (
     Reader,
     sample,
     sample_grid,
-    sample_with_gradient,
     spline_coefficients,
 )
 
@@ -80,17 +79,6 @@ def test_nearest_gradient_in_points_is_numpys_gradient_at_the_nearest_pixel():
     dy, dx = np.gradient(picture[0, 0].numpy())
     column, row = np.rint(points[0].detach().numpy()).astype(int).T
     np.testing.assert_allclose(gradient[0].numpy(), np.stack([dx[row, column], dy[row, column]], 1), atol=1e-12)
-
-
-@pytest.mark.parametrize("kernel", ["bilinear", "cubic"])
-def test_returned_gradients_are_finite_differences(kernel):
-    picture, points, step = image(1, 2, 8, 9), inner_points(1, 50, (8, 9)), 1e-6
-    _, gradient, _ = sample_with_gradient(picture, points, kernel)
-    for axis in (0, 1):
-        offset = torch.zeros(2, dtype=torch.float64)
-        offset[axis] = step
-        ends = [sample(picture, points + sign * offset, kernel)[0] for sign in (1, -1)]
-        torch.testing.assert_close(gradient[..., axis], (ends[0] - ends[1]) / (2 * step), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
