@@ -27,8 +27,7 @@ from PIL import Image
 
 from benchmarks import photos
 from benchmarks.peers import opencv_ecc_pyramid
-from imgalign.coords import corners
-from imgalign.decompose import mapped
+from imgalign.decompose import corners_of, mapped
 
 PYTHON = [sys.executable, "-m", "imgalign"]
 SIDE = 512
@@ -81,7 +80,7 @@ def write_manifest(path: Path, folder: Path, count: int, distinct: int) -> None:
 
 def median_error(found: dict[str, Any], truths: dict[str, Any]) -> float:
     """Median over the pairs of the mean corner error, px."""
-    at = corners((SIDE, SIDE))
+    at = corners_of((SIDE, SIDE))
     errors = [
         np.linalg.norm(mapped(np.array(found[name]), at) - mapped(np.array(truths[name]), at), axis=1).mean()
         for name in found

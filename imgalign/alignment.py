@@ -21,6 +21,7 @@ from imgalign.decompose import (
     mapped,
     plain_sigma,
     point_covariance,
+    scaled,
     theta_of,
 )
 from imgalign.errors import ShapeError
@@ -86,7 +87,7 @@ class Alignment:
     def fixed_from_moving(self) -> Float:
         """`(3, 3)`: moving pixel to fixed pixel. The last entry is one, as in `moving_from_fixed`."""
         try:
-            return _scaled(np.linalg.inv(self.moving_from_fixed))
+            return scaled(np.linalg.inv(self.moving_from_fixed))
         except np.linalg.LinAlgError:
             raise ShapeError("the matrix has no inverse: it presses the picture onto a line or a point") from None
 
@@ -145,7 +146,7 @@ class Alignment:
             self,
             other,
             model=max(self.model, other.model, key=_RANK.index),
-            moving_from_fixed=_scaled(other.moving_from_fixed @ self.moving_from_fixed),
+            moving_from_fixed=scaled(other.moving_from_fixed @ self.moving_from_fixed),
             covariance=_composed_covariance(self, other),
             fixed_size_hw=self.fixed_size_hw,
             moving_size_hw=other.moving_size_hw,
@@ -282,11 +283,6 @@ def _block_diagonal(blocks: Float) -> Float:
     for i, block in enumerate(blocks):
         out[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = block
     return out
-
-
-def _scaled(matrix: Float) -> Float:
-    """The same projective matrix with a one in its last place, where that place is not zero."""
-    return matrix / matrix[2, 2] if matrix[2, 2] else matrix
 
 
 def _size(size_hw: tuple[int, int]) -> str:

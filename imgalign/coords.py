@@ -25,12 +25,6 @@ def lattice(step: int) -> Matrix3:
     return np.diag([step, step, 1.0])
 
 
-def corners(size_hw: tuple[int, int]) -> np.ndarray:
-    """The centres of the four corner pixels, `(4, 2)`: top left, top right, bottom right, bottom left."""
-    h, w = size_hw
-    return np.array([[0, 0], [w - 1, 0], [w - 1, h - 1], [0, h - 1]], float)
-
-
 def centre_normalisation(size_hw: tuple[int, int]) -> Matrix3:
     """The 3 x 3 matrix from pixels to coordinates about the image centre, in units of the half diagonal.
 
@@ -40,13 +34,6 @@ def centre_normalisation(size_hw: tuple[int, int]) -> Matrix3:
     h, w = size_hw
     radius = max(0.5 * math.hypot(h - 1, w - 1), 1.0)
     return np.array([[1 / radius, 0, -(w - 1) / 2 / radius], [0, 1 / radius, -(h - 1) / 2 / radius], [0, 0, 1.0]])
-
-
-def map_points(matrix: Matrix3, points: np.ndarray) -> np.ndarray:
-    """Where a 3 x 3 matrix takes `(N, 2)` points; infinite on and behind the horizon of a projective one."""
-    q = np.c_[points, np.ones(len(points))] @ np.asarray(matrix, float).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(q[:, 2:] > 1e-12, q[:, :2] / q[:, 2:], np.inf)
 
 
 def mapped_grid(

@@ -99,6 +99,11 @@ def _decomposed(matrices: Float, size_hw: tuple[int, int]) -> Float:
     return np.stack([*shift.T, np.degrees(np.arctan2(c, a)), scale_x, scale_y, shear, *perspective.T], 1)
 
 
+def scaled(matrix: Float) -> Float:
+    """The same projective matrix with a one in its last place, where that place is not zero."""
+    return matrix / matrix[2, 2] if matrix[2, 2] else matrix
+
+
 def is_affine(matrix: ArrayLike) -> bool:
     """True where the last row is a multiple of (0, 0, 1): parallel lines stay parallel."""
     last = np.asarray(matrix, float)[2]

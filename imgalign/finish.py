@@ -11,8 +11,8 @@ import numpy as np
 
 from imgalign._types import Matrix3
 from imgalign.appearance import fine_detail
-from imgalign.coords import corners, level_from_full
-from imgalign.decompose import jacobians, plain_sigma
+from imgalign.coords import level_from_full
+from imgalign.decompose import corners_of, jacobians, plain_sigma
 from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
 from imgalign.levels import Masked
@@ -303,7 +303,7 @@ def corner_sigma(polished: Polished, model: Model, size_hw: tuple[int, int]) -> 
 
 def corner_covariance(polished: Polished, model: Model, size_hw: tuple[int, int]) -> np.ndarray:
     """`(8, 8)` covariance of the mapped corners, px^2, from that of the parameters."""
-    points = corners(size_hw)
+    points = corners_of(size_hw)
     moved = model.generators(size_hw) @ np.c_[points, np.ones(4)].T  # (P, 3, corners)
     shift = moved[:, :2] - points.T * moved[:, 2:]
     jacobian = np.einsum("nij,pjn->nip", jacobians(polished.moving_from_fixed, points), shift).reshape(8, -1)

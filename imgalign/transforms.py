@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Floats, Matrices, Matrix, Matrix3, Params
-from imgalign.coords import centre_normalisation, corners, map_points
+from imgalign.coords import centre_normalisation
+from imgalign.decompose import corners_of, mapped, scaled
 from imgalign.errors import OptionError
 
 # Rows: the displacement fields (1, 0), (0, 1), rotation, scale, two stretches, two perspective terms, as 3 x 3
@@ -113,11 +114,6 @@ def exponentials(params: Floats, generators: Floats) -> Matrices:
     return np.asarray(out)
 
 
-def normalise(matrix: Matrix3) -> Matrix3:
-    """The same projective matrix with a one in its last place."""
-    return np.asarray(matrix / matrix[2, 2])
-
-
 def fit(model: Model, points: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None) -> Matrix3:
     """The matrix of a model that takes `(N, 2)` points nearest to `(N, 2)` targets, by weighted least squares.
 
@@ -151,12 +147,12 @@ def _direct_linear_transform(points: np.ndarray, targets: np.ndarray, w: np.ndar
         return np.array([[1 / spread, 0, -mean[0] / spread], [0, 1 / spread, -mean[1] / spread], [0, 0, 1.0]])
 
     a, b = normaliser(points), normaliser(targets)
-    p, t = map_points(a, points), map_points(b, targets)
+    p, t = mapped(a, points), mapped(b, targets)
     one, zero = np.ones(len(p)), np.zeros((len(p), 3))
     hom = np.c_[p, one]
     rows = np.r_[np.c_[hom, zero, -t[:, :1] * hom], np.c_[zero, hom, -t[:, 1:] * hom]]
     h = np.linalg.svd(rows * np.sqrt(np.r_[w, w])[:, None])[2][-1].reshape(3, 3)
-    return normalise(np.linalg.inv(b) @ h @ a)
+    return np.asarray(scaled(np.linalg.inv(b) @ h @ a), float)
 
 
 def corner_distance(first: Matrix3, second: Matrix3, size_hw: tuple[int, int]) -> float:
@@ -172,7 +168,7 @@ def corner_distance(first: Matrix3, second: Matrix3, size_hw: tuple[int, int]) -
 
 @lru_cache(maxsize=64)
 def _homogeneous_corners(size_hw: tuple[int, int]) -> np.ndarray:
-    return np.c_[corners(size_hw), np.ones(4)].T
+    return np.c_[corners_of(size_hw), np.ones(4)].T
 
 
 def local_scale(matrix: Matrix3, size_hw: tuple[int, int]) -> float:

@@ -13,6 +13,7 @@ from imgalign.decompose import (
     mapped,
     plain_sigma,
     point_covariance,
+    scaled,
     theta_of,
 )
 
@@ -131,6 +132,19 @@ def test_a_common_turn_of_the_corners_is_a_sigma_of_the_angle():
 def test_images_one_pixel_wide_do_not_break_it(size):
     sigma = plain_sigma(np.eye(3), size, np.eye(8), "homography")
     assert all(np.isfinite(v) for v in sigma.values())
+
+
+def test_corners_run_clockwise_from_the_top_left():
+    assert corners_of((3, 5)).tolist() == [[0, 0], [4, 0], [4, 2], [0, 2]]
+
+
+def test_points_behind_the_horizon_are_infinite():
+    assert np.isinf(mapped(np.array([[1, 0, 0], [0, 1, 0], [-0.1, 0, 1.0]]), [[20.0, 0.0]])).all()
+
+
+def test_a_scaled_matrix_has_a_one_in_its_last_place_if_it_can():
+    assert scaled(np.diag([2.0, 4.0, 2.0])).tolist() == np.diag([1.0, 2.0, 1.0]).tolist()
+    assert scaled(np.diag([2.0, 4.0, 0.0])).tolist() == np.diag([2.0, 4.0, 0.0]).tolist()
 
 
 def test_is_affine():

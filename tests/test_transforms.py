@@ -16,7 +16,6 @@ from imgalign.transforms import (
     fit,
     get_model,
     local_scale,
-    normalise,
 )
 
 SIZE = (90, 120)
@@ -148,10 +147,6 @@ def test_rigid_fit_of_noisy_points_beats_its_neighbours():
 def test_an_unknown_model_is_refused_by_name():
     with pytest.raises(OptionError, match="unknown model 'warp'; choose one of translate, rigid"):
         get_model("warp")
-
-
-def test_normalise_puts_a_one_in_the_last_place():
-    assert normalise(np.diag([2.0, 4.0, 2.0])).tolist() == np.diag([1.0, 2.0, 1.0]).tolist()
 
 
 def test_corner_distance_of_a_shift_is_its_length():
