@@ -87,7 +87,7 @@ class Alignment:
     def fixed_from_moving(self) -> Float:
         """`(3, 3)`: moving pixel to fixed pixel. The last entry is one, as in `moving_from_fixed`."""
         try:
-            return scaled(np.linalg.inv(self.moving_from_fixed))
+            return scaled(np.asarray(np.linalg.inv(self.moving_from_fixed), float))
         except np.linalg.LinAlgError:
             raise ShapeError("the matrix has no inverse: it presses the picture onto a line or a point") from None
 
@@ -274,7 +274,7 @@ def _inverse_covariance(alignment: Alignment) -> Float | None:
     matrix, size_hw = alignment.moving_from_fixed, alignment.fixed_size_hw
     landed = mapped(alignment.fixed_from_moving, corners_of(alignment.moving_size_hw))
     forward = point_covariance(matrix, size_hw, alignment.corner_covariance, landed)
-    back = _block_diagonal(np.linalg.inv(jacobians(matrix, landed)))
+    back = _block_diagonal(np.asarray(np.linalg.inv(jacobians(matrix, landed)), float))
     return back @ forward @ back.T
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Float: TypeAlias = NDArray[np.floating[Any]]
+Float: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,9 @@ def _entries_from_corners(unit: Float, size_hw: tuple[int, int]) -> Float:
     wide, whose corners coincide, what happens across it.
     """
     _, unit_from_pixel = _in_units(unit, size_hw)
-    return np.linalg.pinv(_entry_jacobian(unit, mapped(unit_from_pixel, corners_of(size_hw))), rcond=1e-10)
+    return np.asarray(
+        np.linalg.pinv(_entry_jacobian(unit, mapped(unit_from_pixel, corners_of(size_hw))), rcond=1e-10), float
+    )
 
 
 def _entry_jacobian(matrix: Float, points: Float) -> Float:

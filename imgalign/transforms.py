@@ -152,7 +152,7 @@ def _direct_linear_transform(points: np.ndarray, targets: np.ndarray, w: np.ndar
     hom = np.c_[p, one]
     rows = np.r_[np.c_[hom, zero, -t[:, :1] * hom], np.c_[zero, hom, -t[:, 1:] * hom]]
     h = np.linalg.svd(rows * np.sqrt(np.r_[w, w])[:, None])[2][-1].reshape(3, 3)
-    return np.asarray(scaled(np.linalg.inv(b) @ h @ a), float)
+    return scaled(np.linalg.inv(b) @ h @ a)
 
 
 def corner_distance(first: Matrix3, second: Matrix3, size_hw: tuple[int, int]) -> float:
