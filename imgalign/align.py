@@ -13,7 +13,7 @@ from imgalign import overlays, standing, surround, verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
 from imgalign.behind import behind
-from imgalign.coords import lattice, level_from_full
+from imgalign.coords import at_level, lattice
 from imgalign.cores import limited, watched
 from imgalign.decompose import plain_sigma
 from imgalign.engine import Answer, Pair
@@ -328,8 +328,7 @@ def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float
     further = max(1, min(max(sides) // (250 * pair.base), min(sides) // (_ACROSS * pair.base)))
     reduction = pair.base * further
     (f, wf), (m, wm) = (reduce(*picture.at(pair.base), further) for picture in (pair.fixed, pair.moving))
-    level = level_from_full(reduction)
-    matrices = np.stack([np.eye(3), level @ moving_from_fixed @ np.linalg.inv(level)])
+    matrices = np.stack([np.eye(3), at_level(moving_from_fixed, reduction)])
     step = 2 if f.numel() > _MANY_PIXELS else 1
     f, wf = (x[..., ::step, ::step] for x in (f, wf))
     reader = Reader(m, mask_or_none(wm), (m.shape[-2], m.shape[-1]))

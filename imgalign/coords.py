@@ -20,6 +20,18 @@ def level_from_full(reduction: float) -> Matrix3:
     return np.array([[1 / reduction, 0, offset], [0, 1 / reduction, offset], [0, 0, 1.0]])
 
 
+def at_level(moving_from_fixed: Matrix3, reduction: float) -> Matrix3:
+    """A matrix of two full-size pictures, for both of them reduced by `reduction`."""
+    level = level_from_full(reduction)
+    return np.asarray(level @ moving_from_fixed @ np.linalg.inv(level))
+
+
+def at_full_size(level_matrix: Matrix3, reduction: float) -> Matrix3:
+    """And back."""
+    level = level_from_full(reduction)
+    return np.asarray(np.linalg.inv(level) @ level_matrix @ level)
+
+
 def lattice(step: int) -> Matrix3:
     """The 3 x 3 matrix from every `step`-th pixel to all pixels."""
     return np.diag([step, step, 1.0])

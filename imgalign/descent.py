@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
-from imgalign.coords import level_from_full
+from imgalign.coords import at_full_size, at_level
+from imgalign.decompose import scaled
 from imgalign.losses import LOSSES
 from imgalign.pyramid import reduce
 from imgalign.sampling import sample_grid
@@ -48,16 +49,14 @@ def descend(
         if smallest // factor < 16 and level > 0:
             continue
         f, m = reduce(*fixed, factor), reduce(*moving, factor)
-        to_level = level_from_full(factor)
-        start = to_level @ moving_from_fixed @ np.linalg.inv(to_level)
+        start = at_level(moving_from_fixed, factor)
         objective = _objective(f, m, start, model, LOSSES[loss], sampler)
         steps = iterations or _DEFAULT_STEPS[optimizer]
         params, converged = minimise(
             objective, model.parameter_count, optimizer, steps, lr or _DEFAULT_RATE[optimizer], history
         )
         moved = torch.as_tensor(start) @ _matrix(params, model, f[0])[0]
-        full = np.linalg.inv(to_level) @ moved.numpy() @ to_level
-        moving_from_fixed = np.asarray(full / full[2, 2])
+        moving_from_fixed = scaled(at_full_size(moved.numpy(), factor))
     return moving_from_fixed, history, converged
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from imgalign import verdict
-from imgalign.coords import level_from_full
+from imgalign.coords import at_full_size, at_level, level_from_full
+from imgalign.decompose import scaled
 from imgalign.descent import descend
 from imgalign.finish import Finish, corner_sigma
 from imgalign.ladder import Ladder
@@ -329,15 +330,13 @@ class Pair:
         """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""
         w = self.wanted
         began = time.perf_counter()
-        level = level_from_full(self.base)
-        full = np.linalg.inv(level)
         # Tensors made for inference cannot be differentiated: copies of them can.
         with torch.inference_mode(False), torch.no_grad():
             (f, wf), (m, wm) = ((x.clone() for x in picture.at(self.base)) for picture in (self.fixed, self.moving))
             matrix, history, converged = descend(
                 (f, wf),
                 (m, wm),
-                level @ best.polished.moving_from_fixed @ full,
+                at_level(best.polished.moving_from_fixed, self.base),
                 self.model,
                 loss="robust" if w.loss == "auto" else w.loss,
                 optimizer="lbfgs" if w.optimizer == "lm" else w.optimizer,
@@ -346,10 +345,8 @@ class Pair:
                 iterations=w.iterations,
                 lr=w.lr,
             )
-        matrix = full @ matrix @ level
-        polished = replace(
-            best.polished, moving_from_fixed=matrix / matrix[2, 2], history=tuple(history), converged=converged
-        )
+        matrix = scaled(at_full_size(matrix, self.base))
+        polished = replace(best.polished, moving_from_fixed=matrix, history=tuple(history), converged=converged)
         # Error bars are known of least squares: where another loss leads away from them, one of the two errs as far.
         moved = self.finish.apart(polished, best.polished)
         polished = self.finish.as_seen(replace(polished, doubt_px=moved)).doubted()

@@ -11,8 +11,8 @@ import numpy as np
 
 from imgalign._types import Matrix3
 from imgalign.appearance import fine_detail
-from imgalign.coords import level_from_full
-from imgalign.decompose import corners_of, jacobians, plain_sigma
+from imgalign.coords import at_full_size, at_level
+from imgalign.decompose import corners_of, jacobians, plain_sigma, scaled
 from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
 from imgalign.levels import Masked
@@ -183,14 +183,12 @@ class Finish:
 
     def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
         """What fine detail of the base level makes of the first place from which it stands out; None if of none."""
-        level = level_from_full(self._base)
-        full = np.linalg.inv(level)
-        hints = [distinctness(*pictures, level @ start @ full, within=_WITHIN) for start in starts]
+        hints = [distinctness(*pictures, at_level(start, self._base), within=_WITHIN) for start in starts]
         for hint, start in sorted(zip(hints, starts, strict=True), key=lambda pair: -pair[0]):
             if hint < _HINT:
                 return None
             found = self._polished(pictures, start, self._base, hopeless=_HOPELESS * known)
-            if distinctness(*pictures, level @ found.moving_from_fixed @ full) >= _DISTINCT:
+            if distinctness(*pictures, at_level(found.moving_from_fixed, self._base)) >= _DISTINCT:
                 doubt_px = max(found.doubt_px, _STILL * known) if found.noise > _DETAIL_NOISE else found.doubt_px
                 return replace(found, doubt_px=doubt_px).doubted()
         return None
@@ -250,11 +248,9 @@ class Finish:
         hopeless: float = math.inf,
     ) -> Polished:
         """`polish` of two pictures of a level, in full-size pixels."""
-        level = level_from_full(reduction)
-        full = np.linalg.inv(level)
         done = polish(
             *pictures,
-            level @ moving_from_fixed @ full,
+            at_level(moving_from_fixed, reduction),
             self.model,
             rounds=rounds,
             far_px=far,
@@ -273,8 +269,7 @@ class Finish:
         (fixed, weight), (moving, seen) = self._fixed.at(self._base), self._moving.at(self._base)
         reader = Reader(moving, mask_or_none(seen), (moving.shape[-2], moving.shape[-1]))
         problem = Problem(fixed, *central_differences(fixed), weight, reader)
-        level = level_from_full(self._base)
-        under, both = problem.read((level @ moving_from_fixed @ np.linalg.inv(level))[None])
+        under, both = problem.read(at_level(moving_from_fixed, self._base)[None])
         fixed, under, *_ = normalised(fixed, under, both)
         return float(sampled(problem, under - fixed, both).scale())
 
@@ -284,12 +279,10 @@ class Finish:
 
 def in_full(polished: Polished, reduction: int) -> Polished:
     """What was polished on a level, in full-size pixels."""
-    level = level_from_full(reduction)
-    matrix = np.linalg.inv(level) @ polished.moving_from_fixed @ level
     # Parameters move corners in pixels of the level: in full-size pixels they move them `reduction` times as far.
     return replace(
         polished,
-        moving_from_fixed=matrix / matrix[2, 2],
+        moving_from_fixed=scaled(at_full_size(polished.moving_from_fixed, reduction)),
         covariance=polished.covariance * reduction**2,
         doubt_px=polished.doubt_px * reduction,
     )

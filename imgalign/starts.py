@@ -13,7 +13,7 @@ import numpy as np
 from imgalign import keypoints, matches, spots
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
-from imgalign.coords import level_from_full
+from imgalign.coords import at_full_size
 from imgalign.decompose import decompose
 from imgalign.errors import OptionError
 from imgalign.levels import Levels
@@ -188,8 +188,7 @@ class Starts:
 
     def _at_full_size(self, found: list[Hypothesis]) -> list[Hypothesis]:
         """Hypotheses of the base level in full-size pixels, those within the bounds."""
-        level = level_from_full(self._base)
-        full = (Hypothesis(np.linalg.inv(level) @ h.moving_from_fixed @ level, h.score) for h in found)
+        full = (Hypothesis(at_full_size(h.moving_from_fixed, self._base), h.score) for h in found)
         # A place is known to about a pixel of the pictures that are searched.
         px = max(self._base, max(*self.size_hw, *self._moving.size_hw) / SEARCH_PIXELS)
         slack = Slack.of(px, 0.5 * min(self.size_hw))

@@ -4,6 +4,8 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from imgalign.coords import (
+    at_full_size,
+    at_level,
     centre_normalisation,
     grid_sample_coordinates,
     level_from_full,
@@ -22,6 +24,12 @@ def test_a_block_of_two_pixels_has_its_centre_between_them():
 
 def test_levels_chain():
     assert level_from_full(2.0) @ level_from_full(3.0) == pytest.approx(level_from_full(6.0))
+
+
+def test_a_shift_is_as_many_pixels_of_a_level_as_it_is_reduced():
+    shift = np.array([[1, 0, 6.0], [0, 1, -3.0], [0, 0, 1]])
+    assert at_level(shift, 3)[:2, 2] == pytest.approx([2, -1])
+    assert at_full_size(at_level(TILTED, 2.5), 2.5) == pytest.approx(TILTED)
 
 
 def test_centre_normalisation_puts_corners_on_the_unit_circle():
