@@ -11,6 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from imgalign.devices import precise
+from imgalign.splines import cubic_slopes, cubic_weights
 
 
 def joint_histogram(u: Tensor, v: Tensor, weight: Tensor, *, bins: int) -> Tensor:
@@ -66,7 +67,7 @@ class _JointHistogram(Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         u, v, weight = ctx.saved_tensors
         rows, taps_u, taps_v = _taps(u, v, ctx.bins)
-        slopes_v = _cubic_slopes(v - v.floor().clamp_max(ctx.bins - 2))
+        slopes_v = cubic_slopes(v - v.floor().clamp_max(ctx.bins - 2))
         by_u, by_v, by_weight = torch.zeros_like(u), torch.zeros_like(v), torch.zeros_like(weight)
         flat = upstream.flatten()
         for i in range(2):
@@ -78,14 +79,9 @@ class _JointHistogram(Function):
         return by_u * weight, by_v * weight, by_weight, None
 
 
-def _taps(u: Tensor, v: Tensor, bins: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def _taps(u: Tensor, v: Tensor, bins: int) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Index of the first of the 2 x 4 bins that a pair falls in, in a flat batch of histograms, and the shares."""
     base_u, base_v = u.floor().clamp_max(bins - 2), v.floor().clamp_max(bins - 2)
     t, s = u - base_u, v - base_v
     first = torch.arange(u.shape[0], device=u.device)[:, None] * bins + base_u.long()
-    cubic = [(1 - s) ** 3 / 6, (3 * s**3 - 6 * s**2 + 4) / 6, (-3 * s**3 + 3 * s**2 + 3 * s + 1) / 6, s**3 / 6]
-    return first * (bins + 3) + base_v.long(), [1 - t, t], cubic
-
-
-def _cubic_slopes(s: Tensor) -> list[Tensor]:
-    return [-((1 - s) ** 2) / 2, (3 * s**2 - 4 * s) / 2, (-3 * s**2 + 2 * s + 1) / 2, s**2 / 2]
+    return first * (bins + 3) + base_v.long(), (1 - t, t), cubic_weights(s)

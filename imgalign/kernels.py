@@ -105,7 +105,7 @@ def average(kernel: Kernel, fine: Tensor, factor: int, axis: int) -> Tensor:
     return out
 
 
-def spline_coefficients(image: Tensor) -> Tensor:
+def _prefiltered(image: Tensor) -> Tensor:
     """Cubic B-spline coefficients of `(C, H, W)`; wrong within 15 pixels of the border, which belong to the margin.
 
     The inverse of the spline's response (2 + cos w) / 3 is a product of three-tap filters of doubling reach, for
@@ -259,6 +259,6 @@ def _unchanged(image: Tensor) -> Tensor:
 
 KERNELS: dict[str, Kernel] = {
     "bilinear": Kernel(1, _linear_reads, _unchanged, 1, _tent),
-    "cubic": Kernel(18, _spline_reads, spline_coefficients, 2, _keys),
+    "cubic": Kernel(18, _spline_reads, _prefiltered, 2, _keys),
     "lanczos": Kernel(4, _lanczos_reads, _unchanged, 3, _lanczos),
 }

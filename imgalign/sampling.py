@@ -25,6 +25,7 @@ from torch.autograd import Function
 from imgalign._types import Image, Matrices, Matrix, Points, Samples, Valid, Weight
 from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, mapped_planes
 from imgalign.errors import OptionError, ShapeError
+from imgalign.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
 
 KERNELS = ("nearest", "bilinear", "cubic")
 # The share of its second derivative that is added to the cubic B-spline. Kernels of this kind keep the spline's support
@@ -32,7 +33,6 @@ KERNELS = ("nearest", "bilinear", "cubic")
 # cycle a pixel this one errs by a third to a quarter of the spline's phase, which is what moves an answer.
 MOMS_BEND = 0.04
 _BENDS = {"cubic": 0.0, "moms": MOMS_BEND}
-_PAD = 2  # spline taps reach two pixels past the border
 _SLACK = 1e-7  # of the longer side: half the last bit of a float32 coordinate, so that the identity keeps its borders
 _IN_CACHE = 1 << 16  # points that are read in one go
 _WORTH_SHARING = 4096  # points a thread, below which another thread only costs
@@ -118,7 +118,7 @@ def _read(image: Tensor, points: Tensor, kernel: str, *, gradient: bool) -> tupl
         return _read_nearest(image, points, gradient)
     if kernel == "bilinear":
         return _read_bilinear(image, points, gradient)
-    return read_spline(spline_coefficients(image), points, gradient=gradient)
+    return _read_spline(spline_coefficients(image), points, gradient=gradient)
 
 
 def _read_nearest(image: Tensor, points: Tensor, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,49 +152,15 @@ def _read_bilinear(image: Tensor, points: Tensor, gradient: bool) -> tuple[Tenso
     return values, difference(0), difference(1)
 
 
-def spline_coefficients(image: Image) -> Image:
-    """Cubic B-spline coefficients of an image with mirrored borders, two pixels larger on each side.
-
-    The inverse filter is applied in the frequency domain: on the even (cosine) extension it is a division by
-    `(2 + cos w) / 3`, exact for mirrored borders, and faster here than the recursive filter.
-    """
-    for axis in (-1, -2):
-        image = _inverse_filter(image, axis)
-    return nn.pad(image, (_PAD,) * 4, mode="reflect") if min(image.shape[-2:]) > _PAD else _pad_small(image)
-
-
-def _inverse_filter(image: Tensor, axis: int) -> Tensor:
-    n = image.shape[axis]
-    mirrored = torch.cat([image, image.flip(axis).narrow(axis, 1, n - 2)], axis) if n > 2 else image
-    spectrum = torch.fft.rfft(mirrored, dim=axis)
-    frequency = torch.arange(spectrum.shape[axis], dtype=image.dtype, device=image.device) / mirrored.shape[axis]
-    response = (2 + torch.cos(2 * torch.pi * frequency)) / 3
-    shape = [1] * image.ndim
-    shape[axis] = -1
-    return torch.fft.irfft(spectrum / response.reshape(shape), n=mirrored.shape[axis], dim=axis).narrow(axis, 0, n)
-
-
-def _pad_small(image: Tensor) -> Tensor:
-    """Mirror an image with an axis of two pixels: `pad` refuses to mirror more than it has."""
-    for axis in (-1, -2):
-        n = image.shape[axis]
-        period = 2 * (n - 1)
-        index = torch.arange(-_PAD, n + _PAD, device=image.device) % period
-        image = image.index_select(axis, torch.where(index < n, index, period - index))
-    return image
-
-
-def read_spline(coefficients: Image, points: Points, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _read_spline(coefficients: Image, points: Points, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Evaluate a cubic B-spline (`spline_coefficients`) at `(B, N, 2)` points inside the image; see `_read`."""
     base = points.floor()
     t = points - base
-    value_taps = _paired_taps(
-        (1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6
-    )
+    value_taps = _paired_taps(*cubic_weights(t))
     values = _four_reads(coefficients, base, value_taps, value_taps)
     if not gradient:
         return values, values, values
-    slope_taps = _paired_taps(-((1 - t) ** 2) / 2, (3 * t**2 - 4 * t) / 2, (-3 * t**2 + 2 * t + 1) / 2, t**2 / 2)
+    slope_taps = _paired_taps(*cubic_slopes(t))
     return (
         values,
         _four_reads(coefficients, base, slope_taps, value_taps),
@@ -216,7 +182,7 @@ def _four_reads(coefficients: Tensor, base: Tensor, taps_x: _Taps, taps_y: _Taps
     out: Tensor | None = None
     for offset_x, weight_x in taps_x:
         for offset_y, weight_y in taps_y:
-            at = torch.stack([base[..., 0] + offset_x[..., 0], base[..., 1] + offset_y[..., 1]], -1) + _PAD
+            at = torch.stack([base[..., 0] + offset_x[..., 0], base[..., 1] + offset_y[..., 1]], -1) + MARGIN
             term = _grid_sample(coefficients, at) * (weight_x[..., 0] * weight_y[..., 1])[:, None]
             out = term if out is None else out + term
     assert out is not None
@@ -336,7 +302,7 @@ def _bilinear_reads(rows: Tensor, at: Tensor) -> Tensor:
 
 
 def _curved_reads(rows: Tensor, at: Tensor, bend: float) -> Tensor:
-    """`_bilinear_reads` by a kernel of four taps from its coefficients, at points two pixels inside; see `read_spline`.
+    """`_bilinear_reads` by a kernel of four taps from its coefficients, at points two pixels inside.
 
     The kernel is the cubic B-spline and `bend` times its second derivative; two linear reads an axis are its four taps.
     """

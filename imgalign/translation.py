@@ -25,13 +25,12 @@ from torch.autograd.function import once_differentiable
 from imgalign._types import Image, SamplerName
 from imgalign.errors import OptionError, ShapeError
 from imgalign.gradients import central_differences
-from imgalign.sampling import spline_coefficients
+from imgalign.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
 
 Offset: TypeAlias = Annotated[Tensor, "B 2"]
 Slopes = Literal["central", "kernel"]
 
 _X, _Y = -1, -2
-_MARGIN = 2  # pixels that spline_coefficients adds on each side
 
 
 def shift(image: Image, offset: Offset, *, kernel: SamplerName = "nearest", slopes: Slopes | None = None) -> Image:
@@ -134,14 +133,12 @@ def _taps(kernel: str, t: float) -> tuple[tuple[float, ...], tuple[float, ...] |
         return (1.0,), None, 0
     if kernel == "bilinear":
         return (1 - t, t), (-1.0, 1.0), 0
-    weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
-    slopes = (-((1 - t) ** 2) / 2, (3 * t**2 - 4 * t) / 2, (-3 * t**2 + 2 * t + 1) / 2, t**2 / 2)
-    return weights, slopes, 1
+    return cubic_weights(t), cubic_slopes(t), 1
 
 
 def _source(image: Tensor, kernel: str) -> tuple[Tensor, int]:
     """What the taps weigh, and how many pixels it has beyond the image on each side."""
-    return (spline_coefficients(image), _MARGIN) if kernel == "cubic" else (image, 0)
+    return (spline_coefficients(image), MARGIN) if kernel == "cubic" else (image, 0)
 
 
 def _window(source: Tensor, x: _Axis, y: _Axis, margin: int) -> Tensor:
@@ -183,7 +180,7 @@ def _spread(values: Tensor, taps_x: tuple[float, ...], taps_y: tuple[float, ...]
 def _offset_gradient(
     image: Tensor, source: Tensor, offset: Tensor, upstream: Tensor, *, kernel: str, slopes: str
 ) -> Tensor:
-    margin = _MARGIN if kernel == "cubic" else 0
+    margin = MARGIN if kernel == "cubic" else 0
     gradient = torch.zeros_like(offset)
     differences: tuple[Tensor, Tensor] | None = None
     for row, (x, y) in _rows(offset, image, kernel):

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from imgalign.problem import Problem
-from imgalign.sampling import Reader, spline_coefficients
+from imgalign.sampling import Reader
+from imgalign.splines import spline_coefficients
 
 
 class Blobs:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
     ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted", "weights"),
-    ("transforms", "basis", "sampling", "gradients", "pyramid", "losses", "translation", "upsample",
+    ("transforms", "basis", "splines", "sampling", "gradients", "pyramid", "losses", "translation", "upsample",
      "appearance", "histograms", "levels", "occluders", "problem", "residuals", "spectral", "plane", "words", "png",
      "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
      "canvas", "kernels", "source", "tiles"),

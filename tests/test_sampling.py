@@ -11,8 +11,8 @@ from imgalign.sampling import (
     Reader,
     sample,
     sample_grid,
-    spline_coefficients,
 )
+from imgalign.splines import spline_coefficients
 
 
 def image(*shape, seed=0):
