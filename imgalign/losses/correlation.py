@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from imgalign._types import Image, Weight
 from imgalign.errors import OptionError
-from imgalign.losses.overlap import check_choice, paired, standardised
+from imgalign.losses.overlap import check_choice, overlap_of, standardised
 
 # Local variance, as a share of the image's, that is added to each window's: flat windows are uncorrelated.
 _FLAT = 1e-4
@@ -32,10 +32,10 @@ def ncc(fixed: Image, warped: Image, weight: Weight | None = None) -> Tensor:
     Raises:
         ShapeError: If shapes or dtypes do not fit.
     """
-    pair = paired(fixed, warped, weight)
-    f, lost_f = standardised(pair, pair.fixed)
-    g, lost_g = standardised(pair, pair.warped)
-    return pair.judged(0.5 * (pair.mean((f - g).square()).mean(dim=(1, 2, 3)) + lost_f + lost_g))
+    overlap = overlap_of(fixed, warped, weight)
+    f, lost_f = standardised(overlap, overlap.fixed)
+    g, lost_g = standardised(overlap, overlap.warped)
+    return overlap.judged(0.5 * (overlap.mean((f - g).square()).mean(dim=(1, 2, 3)) + lost_f + lost_g))
 
 
 def lncc(
@@ -71,22 +71,22 @@ def lncc(
         Avants et al. (2008), Symmetric diffeomorphic image registration with cross-correlation, eq. 5, with soft
         masks by normalised convolution (Knutsson and Westin 1993).
     """
-    pair = paired(fixed, warped, weight)
-    taps = _window(window, sigma_px, pair.fixed)
-    below = _local_sum(pair.weight, taps).clamp_min(1e-6)
+    overlap = overlap_of(fixed, warped, weight)
+    taps = _window(window, sigma_px, overlap.fixed)
+    below = _local_sum(overlap.weight, taps).clamp_min(1e-6)
 
     def local(values: Tensor) -> Tensor:
-        return _local_sum(pair.weight * values, taps) / below
+        return _local_sum(overlap.weight * values, taps) / below
 
     # Standardised first: the differences of second moments below would lose their digits in float32.
-    f, g = standardised(pair, pair.fixed)[0], standardised(pair, pair.warped)[0]
+    f, g = standardised(overlap, overlap.fixed)[0], standardised(overlap, overlap.warped)[0]
     mean_f, mean_g = local(f), local(g)
     covariance = local(f * g) - mean_f * mean_g
     variance_f = (local(f.square()) - mean_f.square()).clamp_min(0) + _FLAT
     variance_g = (local(g.square()) - mean_g.square()).clamp_min(0) + _FLAT
     variances = variance_f * variance_g
     similarity = covariance / variances.sqrt() if signed else covariance.square() / variances
-    return pair.judged(pair.mean(1 - similarity).mean(dim=(1, 2, 3)))
+    return overlap.judged(overlap.mean(1 - similarity).mean(dim=(1, 2, 3)))
 
 
 def _window(window: str, sigma_px: float, like: Tensor) -> Tensor:

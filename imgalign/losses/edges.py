@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences, magnitude
-from imgalign.losses.overlap import Pair, check_choice, check_images, noise_floor, paired
+from imgalign.losses.overlap import Overlap, check_choice, check_images, noise_floor, overlap_of
 
 Norm = Literal["l1", "l2"]
 Of = Literal["vector", "magnitude"]
@@ -40,17 +40,17 @@ def gradient(
     """
     check_choice("norm", norm, ("l1", "l2"))
     check_choice("of", of, ("vector", "magnitude"))
-    pair = paired(fixed, warped, weight)
-    inner = -functional.max_pool2d(-pair.weight, 3, stride=1, padding=1)
-    pair = Pair(pair.fixed, pair.warped, inner)
+    overlap = overlap_of(fixed, warped, weight)
+    inner = -functional.max_pool2d(-overlap.weight, 3, stride=1, padding=1)
+    overlap = Overlap(overlap.fixed, overlap.warped, inner)
     power = 1 if norm == "l1" else 2
-    f, size_f = _unit_field(pair, pair.fixed, of, power)
-    g, size_g = _unit_field(pair, pair.warped, of, power)
+    f, size_f = _unit_field(overlap, overlap.fixed, of, power)
+    g, size_g = _unit_field(overlap, overlap.warped, of, power)
     apart = [a - b for a, b in zip(f, g, strict=True)]
     # A hundredth of the mean length: rounds the tip of the absolute value, see gradients.magnitude.
     difference = _length(apart, 0.01) if power == 1 else _square_length(apart)
-    unlike = pair.mean(difference).mean(dim=(1, 2, 3)) + (2 - size_f - size_g)
-    return pair.judged(0.5 * unlike)
+    unlike = overlap.mean(difference).mean(dim=(1, 2, 3)) + (2 - size_f - size_g)
+    return overlap.judged(0.5 * unlike)
 
 
 def gradient_pair(first: Image, second: Image, *, norm: Norm = "l1", of: Of = "magnitude", eps: float = 1e-3) -> Tensor:
@@ -87,15 +87,15 @@ def gradient_pair(first: Image, second: Image, *, norm: Norm = "l1", of: Of = "m
     return cost.mean(dim=(1, 2, 3))
 
 
-def _unit_field(pair: Pair, image: Image, of: Of, power: int) -> tuple[list[Tensor], Tensor]:
+def _unit_field(overlap: Overlap, image: Image, of: Of, power: int) -> tuple[list[Tensor], Tensor]:
     """Gradients in units of their mean (or root mean square) length, and that mean's own size: 1, or 0 if flat."""
     # A ramp of light is the same vector everywhere: without the mean vector it is gone.
-    field = [part - pair.mean(part) for part in central_differences(image)]
+    field = [part - overlap.mean(part) for part in central_differences(image)]
     if of == "magnitude":
         field = [_length(field, 0.0)]
     length = _length(field, 0.0) if power == 1 else _square_length(field)
     floor = noise_floor(image) if power == 2 else noise_floor(image).sqrt()
-    size = pair.mean(length).mean(dim=1, keepdim=True)
+    size = overlap.mean(length).mean(dim=1, keepdim=True)
     unit = size + floor if power == 1 else (size + floor).sqrt()
     return [d / unit for d in field], (size / (size + floor)).flatten()
 

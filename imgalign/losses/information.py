@@ -6,7 +6,7 @@ from torch import Tensor
 from imgalign._types import Image, Weight
 from imgalign.errors import OptionError
 from imgalign.histograms import joint_histogram, regular_subset, weighted_quantile
-from imgalign.losses.overlap import ROUNDING, paired
+from imgalign.losses.overlap import ROUNDING, overlap_of
 
 
 def mi(fixed: Image, warped: Image, weight: Weight | None = None, *, bins: int = 32) -> Tensor:
@@ -37,11 +37,11 @@ def mi(fixed: Image, warped: Image, weight: Weight | None = None, *, bins: int =
     """
     if bins < 4:
         raise OptionError(f"bins must be at least 4, got {bins}; 32 suits most pictures")
-    pair = paired(fixed, warped, weight)
-    batch, channels = pair.fixed.shape[:2]
-    w = pair.weight.expand_as(pair.fixed).reshape(batch * channels, -1)
-    u = _in_bins(pair.fixed.reshape(w.shape), w, bins)
-    v = _in_bins(pair.warped.reshape(w.shape), w, bins)
+    overlap = overlap_of(fixed, warped, weight)
+    batch, channels = overlap.fixed.shape[:2]
+    w = overlap.weight.expand_as(overlap.fixed).reshape(batch * channels, -1)
+    u = _in_bins(overlap.fixed.reshape(w.shape), w, bins)
+    v = _in_bins(overlap.warped.reshape(w.shape), w, bins)
     counts = joint_histogram(u, v, w, bins=bins)
     total = w.sum(1)
     joint = counts / total.clamp_min(torch.finfo(w.dtype).tiny)[:, None, None]
@@ -51,7 +51,7 @@ def mi(fixed: Image, warped: Image, weight: Weight | None = None, *, bins: int =
     information = (joint * ((joint + tiny) / (independent + tiny)).log()).sum(dim=(1, 2))
     entropies = -(rows * (rows + tiny).log()).sum(1) - (columns * (columns + tiny).log()).sum(1)
     shared = 2 * information / entropies.clamp_min(1e-6) * total / (total + 256)
-    return pair.judged(1 - shared.view(batch, channels).mean(1))
+    return overlap.judged(1 - shared.view(batch, channels).mean(1))
 
 
 def _in_bins(values: Tensor, weight: Tensor, bins: int) -> Tensor:

@@ -19,7 +19,7 @@ _FEW = 0.01
 
 
 @dataclass(frozen=True)
-class Pair:
+class Overlap:
     """Checked images in which masked pixels are zero, so that NaN under a mask reaches nothing."""
 
     fixed: Image
@@ -44,7 +44,7 @@ class Pair:
         return keep * loss + (1 - keep) * NO_OVERLAP
 
 
-def paired(fixed: Image, warped: Image, weight: Weight | None) -> Pair:
+def overlap_of(fixed: Image, warped: Image, weight: Weight | None) -> Overlap:
     """The images ready to be compared: one batch size, masked pixels zero.
 
     Raises:
@@ -57,7 +57,9 @@ def paired(fixed: Image, warped: Image, weight: Weight | None) -> Pair:
     weight = weight.to(warped.dtype).expand(warped.shape[0], -1, -1, -1)
     usable = (fixed.isfinite() & warped.isfinite()).all(dim=1, keepdim=True) & (weight > 0)
     zero = warped.new_zeros(())
-    return Pair(torch.where(usable, fixed, zero), torch.where(usable, warped, zero), torch.where(usable, weight, zero))
+    return Overlap(
+        torch.where(usable, fixed, zero), torch.where(usable, warped, zero), torch.where(usable, weight, zero)
+    )
 
 
 def check_images(fixed: Tensor, warped: Tensor, weight: Tensor | None) -> None:
@@ -98,9 +100,9 @@ def noise_floor(image: Image) -> Tensor:
     return (ROUNDING * peak).square() + torch.finfo(image.dtype).tiny
 
 
-def standardised(pair: Pair, image: Image) -> tuple[Image, Tensor]:
+def standardised(overlap: Overlap, image: Image) -> tuple[Image, Tensor]:
     """Channels without their means, all divided by one standard deviation; and what the noise floor took, `(B,)`."""
-    centred = image - pair.mean(image)
+    centred = image - overlap.mean(image)
     floor = noise_floor(image)
-    variance = pair.mean(centred.square()).mean(dim=1, keepdim=True) + floor
+    variance = overlap.mean(centred.square()).mean(dim=1, keepdim=True) + floor
     return centred / variance.sqrt(), (floor / variance).flatten()

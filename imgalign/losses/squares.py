@@ -9,7 +9,7 @@ from torch.nn import functional
 from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences, magnitude
 from imgalign.histograms import regular_subset, weighted_quantile
-from imgalign.losses.overlap import ROUNDING, Pair, noise_floor, paired
+from imgalign.losses.overlap import ROUNDING, Overlap, noise_floor, overlap_of
 
 # Geman-McClure's constant for 95 % efficiency on Gaussian noise (solved numerically from the two moments of psi) of
 # standard deviation 1; with the scale below, two thirds of that, it is 87 %.
@@ -36,12 +36,12 @@ def ssd(fixed: Image, warped: Image, weight: Weight | None = None) -> Tensor:
     Raises:
         ShapeError: If shapes or dtypes do not fit.
     """
-    pair = paired(fixed, warped, weight)
-    f, g = pair.fixed - pair.mean(pair.fixed), pair.warped - pair.mean(pair.warped)
-    gain = pair.mean(f * g) / (pair.mean(g.square()) + noise_floor(pair.warped))
-    floor = noise_floor(pair.fixed).flatten()
-    unexplained = pair.mean((f - gain * g).square()).mean(dim=(1, 2, 3))
-    return pair.judged((unexplained + floor) / (pair.mean(f.square()).mean(dim=(1, 2, 3)) + floor))
+    overlap = overlap_of(fixed, warped, weight)
+    f, g = overlap.fixed - overlap.mean(overlap.fixed), overlap.warped - overlap.mean(overlap.warped)
+    gain = overlap.mean(f * g) / (overlap.mean(g.square()) + noise_floor(overlap.warped))
+    floor = noise_floor(overlap.fixed).flatten()
+    unexplained = overlap.mean((f - gain * g).square()).mean(dim=(1, 2, 3))
+    return overlap.judged((unexplained + floor) / (overlap.mean(f.square()).mean(dim=(1, 2, 3)) + floor))
 
 
 class RobustFit(NamedTuple):
@@ -75,15 +75,15 @@ def robust(fixed: Image, warped: Image, weight: Weight | None = None, *, fit: Ro
         Geman and McClure (1987), Statistical methods for tomographic image reconstruction. Their bound is
         multiplied by the squared scale, so that the loss falls when the whole residual shrinks.
     """
-    pair = paired(fixed, warped, weight)
+    overlap = overlap_of(fixed, warped, weight)
     fit = robust_fit(fixed, warped, weight) if fit is None else fit
-    residual = fit.gain[..., None, None] * pair.warped + fit.bias[..., None, None] - pair.fixed
+    residual = fit.gain[..., None, None] * overlap.warped + fit.bias[..., None, None] - overlap.fixed
     square = residual.square()
     bound = (_GEMAN_MCCLURE * fit.scale[:, None, None, None]).square()
-    contrast = pair.mean((pair.fixed - pair.mean(pair.fixed)).square()).mean(dim=(1, 2, 3))
-    floor = noise_floor(pair.fixed).flatten()
-    cost = pair.mean(square * (bound / (bound + square))).mean(dim=(1, 2, 3))
-    return pair.judged((cost + floor) / (contrast + floor))
+    contrast = overlap.mean((overlap.fixed - overlap.mean(overlap.fixed)).square()).mean(dim=(1, 2, 3))
+    floor = noise_floor(overlap.fixed).flatten()
+    cost = overlap.mean(square * (bound / (bound + square))).mean(dim=(1, 2, 3))
+    return overlap.judged((cost + floor) / (contrast + floor))
 
 
 def robust_fit(fixed: Image, warped: Image, weight: Weight | None = None, *, rounds: int = 10) -> RobustFit:
@@ -109,9 +109,9 @@ def robust_fit(fixed: Image, warped: Image, weight: Weight | None = None, *, rou
         ShapeError: If shapes or dtypes do not fit.
     """
     with torch.no_grad():
-        pair = paired(fixed, warped, weight)
-        telling = _telling(pair)
-        f, g, w, told = (regular_subset(part) for part in (pair.fixed, pair.warped, pair.weight, telling))  # (B, C, N)
+        overlap = overlap_of(fixed, warped, weight)
+        parts = (overlap.fixed, overlap.warped, overlap.weight, _telling(overlap))
+        f, g, w, told = (regular_subset(part) for part in parts)  # (B, C, N)
         w = w.expand_as(f)
         gain, bias = _line(f, g, w)
         least = 1e-3 * _weighted_mean(w, (f - _weighted_mean(w, f)).square()).mean(dim=(1, 2)).sqrt()
@@ -126,15 +126,15 @@ def robust_fit(fixed: Image, warped: Image, weight: Weight | None = None, *, rou
         return RobustFit(gain[..., 0], bias[..., 0], scale)
 
 
-def _telling(pair: Pair) -> Tensor:
+def _telling(overlap: Overlap) -> Tensor:
     """Weights by what a pixel tells about the place, `(B, C, H, W)`; plain weights where the image is too small."""
-    if min(pair.fixed.shape[2:]) < 2:
-        return pair.weight.expand_as(pair.fixed)
-    inner = -functional.max_pool2d(-pair.weight, 3, stride=1, padding=1)
-    lengths = inner * magnitude(*central_differences(pair.fixed))
+    if min(overlap.fixed.shape[2:]) < 2:
+        return overlap.weight.expand_as(overlap.fixed)
+    inner = -functional.max_pool2d(-overlap.weight, 3, stride=1, padding=1)
+    lengths = inner * magnitude(*central_differences(overlap.fixed))
     # A trace of the plain weight, so that an image without any gradient has a median too.
     trace = 1e-3 * lengths.amax(dim=(1, 2, 3), keepdim=True) + torch.finfo(lengths.dtype).tiny
-    return lengths + trace * pair.weight
+    return lengths + trace * overlap.weight
 
 
 def _weighted_mean(weight: Tensor, values: Tensor) -> Tensor:
