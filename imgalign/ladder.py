@@ -20,7 +20,7 @@ from imgalign.sampling import Reader
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.sums import total
 from imgalign.transforms import MODELS, Model, corner_distance, local_scale
-from imgalign.uncertainty import corner_sigma, covariance
+from imgalign.uncertainty import covariance, rough_corner_sigma
 from imgalign.wanted import MOST_SCALE
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
@@ -179,7 +179,9 @@ class Ladder:
             finer = self._settled(first, model, size_hw, max(1.0, last / _FINEST))
             finer_known = finer.known(model)
             apart = corner_distance(first, finer.moving_from_fixed, size_hw)
-            scatter = math.hypot(corner_sigma(known), corner_sigma(finer_known)) * local_scale(first, size_hw)
+            scatter = math.hypot(rough_corner_sigma(known), rough_corner_sigma(finer_known)) * local_scale(
+                first, size_hw
+            )
             doubt = math.hypot(_HALVED * doubt, apart)
             # What two modalities do not share may grow with detail, and pull. Where it does not, answers of finer and
             # finer levels agree, or come to rest.

@@ -18,7 +18,7 @@ from imgalign.sampling import Reader
 from imgalign.sharp import Sharp
 from imgalign.sums import total
 from imgalign.transforms import Model, corner_distance, local_scale
-from imgalign.uncertainty import BlurredNoise, corner_sigma, covariance
+from imgalign.uncertainty import BlurredNoise, covariance, rough_corner_sigma
 
 _CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
 _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
@@ -67,7 +67,7 @@ class Polished:
 
     def doubted(self) -> "Polished":
         """The same with an error bar that holds the doubt as well."""
-        known = corner_sigma(self.covariance)
+        known = rough_corner_sigma(self.covariance)
         if self.doubt_px == 0 or known == 0:
             return self
         return replace(self, covariance=self.covariance * (1 + (self.doubt_px / known) ** 2), doubt_px=0.0)
@@ -220,7 +220,7 @@ class _Descent:
             loss=float(state.loss[0]),
             converged=bool(state.converged[0]),
             history=tuple(self._history),
-            white_sigma_px=step * corner_sigma(white),
+            white_sigma_px=step * rough_corner_sigma(white),
         )
 
 
@@ -254,7 +254,7 @@ def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool
     first, second = smooth.white_sigma_px, sharp.white_sigma_px
     apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
     # Two estimates of a sigma scatter: always to take the smaller would be to take the one that flatters.
-    as_good = second < 1.5 * first or corner_sigma(sharp.covariance) < corner_sigma(smooth.covariance)
+    as_good = second < 1.5 * first or rough_corner_sigma(sharp.covariance) < rough_corner_sigma(smooth.covariance)
     return as_good and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
 
 

@@ -139,8 +139,8 @@ def _evened(meat: Floats, information: Floats, bread: Floats, leverage: Floats) 
     return np.asarray(drawn * (1 + 0.75 * (p + 1) / (draws + p)))
 
 
-def corner_sigma(covariance: Floats) -> float:
-    """Predicted error of the corners, px: parameters are scaled so that a unit moves them by about a pixel."""
+def rough_corner_sigma(covariance: Floats) -> float:
+    """About the predicted error of the corners, px: a unit of any parameter moves them by about a pixel."""
     return math.sqrt(max(float(np.trace(covariance)), 0.0))
 
 
