@@ -21,16 +21,18 @@ from imgalign.coords import centre_normalisation
 from imgalign.decompose import corners_of, mapped, scaled
 from imgalign.errors import OptionError
 
-# Rows: the displacement fields (1, 0), (0, 1), rotation, scale, two stretches, two perspective terms, as 3 x 3
-# matrices on normalised (x, y, 1). Together they span sl(3); each model takes the first few it needs.
-_SHIFT_X = ((0, 0, 1), (0, 0, 0), (0, 0, 0))
-_SHIFT_Y = ((0, 0, 0), (0, 0, 1), (0, 0, 0))
-_ROTATION = ((0, -1, 0), (1, 0, 0), (0, 0, 0))
-_SCALE = ((1, 0, 0), (0, 1, 0), (0, 0, 0))
-_STRETCH = ((1, 0, 0), (0, -1, 0), (0, 0, 0))
-_SHEAR = ((0, 1, 0), (1, 0, 0), (0, 0, 0))
-_TILT_X = ((0, 0, 0), (0, 0, 0), (-1, 0, 0))
-_TILT_Y = ((0, 0, 0), (0, 0, 0), (0, -1, 0))
+# Displacement fields as 3 x 3 matrices on normalised (x, y, 1). Together they span sl(3); each model takes the first
+# few it needs.
+_FIELDS = (
+    ((0, 0, 1), (0, 0, 0), (0, 0, 0)),  # shift along x
+    ((0, 0, 0), (0, 0, 1), (0, 0, 0)),  # shift along y
+    ((0, -1, 0), (1, 0, 0), (0, 0, 0)),  # rotation
+    ((1, 0, 0), (0, 1, 0), (0, 0, 0)),  # scale
+    ((1, 0, 0), (0, -1, 0), (0, 0, 0)),  # stretch of x against y
+    ((0, 1, 0), (1, 0, 0), (0, 0, 0)),  # and of one diagonal against the other
+    ((0, 0, 0), (0, 0, 0), (-1, 0, 0)),  # tilt along x
+    ((0, 0, 0), (0, 0, 0), (0, -1, 0)),  # tilt along y
+)
 
 _SERIES = 10  # terms of the exponential
 
@@ -39,10 +41,9 @@ _Field = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True)
 class Model:
-    """One family of transforms: its name and the names of its parameters, in order."""
+    """One family of transforms: its name and the displacement field of each of its parameters, in order."""
 
     name: str
-    parameter_names: tuple[str, ...]
     fields: tuple[_Field, ...]
 
     @property
@@ -63,24 +64,8 @@ def _generators(fields: tuple[_Field, ...], size_hw: tuple[int, int]) -> np.ndar
     return pixel @ np.array(fields, float) @ normal * normal[0, 0]
 
 
-MODELS: dict[str, Model] = {
-    m.name: m
-    for m in (
-        Model("translate", ("shift_x", "shift_y"), (_SHIFT_X, _SHIFT_Y)),
-        Model("rigid", ("shift_x", "shift_y", "rotation"), (_SHIFT_X, _SHIFT_Y, _ROTATION)),
-        Model("similarity", ("shift_x", "shift_y", "rotation", "scale"), (_SHIFT_X, _SHIFT_Y, _ROTATION, _SCALE)),
-        Model(
-            "affine",
-            ("shift_x", "shift_y", "rotation", "scale", "stretch", "shear"),
-            (_SHIFT_X, _SHIFT_Y, _ROTATION, _SCALE, _STRETCH, _SHEAR),
-        ),
-        Model(
-            "homography",
-            ("shift_x", "shift_y", "rotation", "scale", "stretch", "shear", "tilt_x", "tilt_y"),
-            (_SHIFT_X, _SHIFT_Y, _ROTATION, _SCALE, _STRETCH, _SHEAR, _TILT_X, _TILT_Y),
-        ),
-    )
-}
+_COUNTS = {"translate": 2, "rigid": 3, "similarity": 4, "affine": 6, "homography": 8}
+MODELS = {name: Model(name, _FIELDS[:count]) for name, count in _COUNTS.items()}
 
 
 def get_model(name: str) -> Model:
