@@ -25,13 +25,13 @@ from imgalign.decompose import (
     theta_of,
 )
 from imgalign.errors import ShapeError
+from imgalign.wanted import MODELS
 
 if TYPE_CHECKING:
     from imgalign.canvas import Canvas
     from imgalign.resample import Interpolation
 
 _Picture = TypeVar("_Picture")
-_RANK = ("translate", "rigid", "similarity", "affine", "homography")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ class Alignment:
         return _derived(
             self,
             other,
-            model=max(self.model, other.model, key=_RANK.index),
+            model=max(self.model, other.model, key=MODELS.index),
             moving_from_fixed=scaled(other.moving_from_fixed @ self.moving_from_fixed),
             covariance=_composed_covariance(self, other),
             fixed_size_hw=self.fixed_size_hw,

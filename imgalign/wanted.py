@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _Options = TypeVar("_Options", bound="DataclassInstance")
 
-MODELS = ("translate", "rigid", "similarity", "affine", "homography")
+MODELS = ("translate", "rigid", "similarity", "affine", "homography")  # each holds those before it
 LOSSES = ("auto", "ssd", "robust", "ncc", "lncc", "gradient", "mi")
 OPTIMIZERS = ("lm", "sgd", "adam", "lbfgs")
 SAMPLERS = ("nearest", "bilinear", "cubic")
