@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgalign import verdict
+from imgalign import agreement, verdict
 from imgalign.coords import at_full_size, at_level, level_from_full
 from imgalign.decompose import scaled
 from imgalign.descent import descend
@@ -365,7 +365,7 @@ class Pair:
         return replace(polished, covariance=polished.covariance + np.outer(along, along))
 
     def fine_agreement(self, polished: Polished) -> float:
-        """`verdict.fine_agreement` on the base level, both pictures at about one density."""
+        """`agreement.fine_agreement` on the base level, both pictures at about one density."""
         if hardly_differ(polished):
             return 1.0  # no place near can fit better than that
         began = time.perf_counter()
@@ -375,7 +375,7 @@ class Pair:
         if min(min(self.fixed.size_hw) // r_fixed, min(self.moving.size_hw) // r_moving) < _ACROSS:
             return 1.0  # no room for patches
         there = level_from_full(r_moving) @ matrix @ np.linalg.inv(level_from_full(r_fixed))
-        share = verdict.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), there)
+        share = agreement.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), there)
         self.spent("verdict", began)
         return share
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from imgalign._types import Matrix3
+from imgalign.agreement import distinctness
 from imgalign.appearance import fine_detail
 from imgalign.coords import at_full_size, at_level
 from imgalign.decompose import corners_of, jacobians, plain_sigma, scaled
@@ -26,7 +27,7 @@ from imgalign.sampling import Reader
 from imgalign.search import Hypothesis, Slack, allowed
 from imgalign.sums import variance
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
-from imgalign.verdict import distinctness, right_px
+from imgalign.verdict import right_px
 from imgalign.wanted import Wanted
 
 _FEW_PIXELS = 1e5  # up to this size all detail is used, whatever precision was asked: it takes little time
