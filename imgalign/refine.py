@@ -139,11 +139,7 @@ def refine(
         factor = np.where(free, _lengthened(step, before[rows]), 1.0)
         step, before[rows] = step * factor[:, None], step * free[:, None]
         ahead = now.matrices @ exponentials(-step, generators)
-        # A step this short is right to second order as it is predicted.
-        short = length < tolerance_px
-        if held is not None:
-            left = length * np.minimum(held + length, 1)  # the pictures are curved: more is left of a longer step
-            short |= left < _enough(now, model.parameter_count)
+        short = _is_last(now, length, tolerance_px, held, model.parameter_count)
         best.final[rows[short]], best.converged[rows[short]] = ahead[short], True
         if short.any():
             rows, now, ahead, length = rows[~short], now.select(~short), ahead[~short], length[~short]
@@ -151,13 +147,10 @@ def refine(
             break
         # A share, unlike the loss, may be compared whatever the scale of the residuals.
         trial = evaluate(problem, ahead, model, cutoff, None if hold_overlap else now.scale)
-        better = (trial.objective <= now.objective) if hold_overlap else (trial.loss <= now.loss)
-        if not hold_overlap and not better.all():
-            # Gradients of a common image have their zero a little beside the least loss. Near it what counts is that
-            # steps get shorter.
-            ahead_of_it = _step(trial, np.zeros(len(rows)), model.parameter_count, problem.size_hw)[1]
-            better |= (ahead_of_it < length) & (trial.loss <= _ALIKE * now.loss)
-        better &= trial.overlap > 0
+        if hold_overlap:
+            better = (trial.objective <= now.objective) & (trial.overlap > 0)
+        else:
+            better = _is_better(now, trial, length, model.parameter_count, problem.size_hw)
         if len(rows) == len(best) and better.all():
             best = trial
         else:
@@ -167,6 +160,26 @@ def refine(
         best.converged[rows] = ~better & (damping[rows] > 1e3)
         damping[rows] = np.where(better, damping[rows] * 0.1, np.maximum(damping[rows], 1e-4) * 10)
     return best
+
+
+def _is_last(now: State, length: Floats, tolerance_px: float, held: float | None, count: int) -> NDArray[np.bool_]:
+    """Which steps are so short that they are right to second order as they are predicted; or enough, see `refine`."""
+    short = length < tolerance_px
+    if held is not None:
+        left = length * np.minimum(held + length, 1)  # the pictures are curved: more is left of a longer step
+        short |= left < _enough(now, count)
+    return np.asarray(short)
+
+
+def _is_better(now: State, trial: State, length: Floats, count: int, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which rows are better where a step of that length has led, by losses at one scale of the residuals."""
+    better = trial.loss <= now.loss
+    if not better.all():
+        # Gradients of a common image have their zero a little beside the least loss. Near it what counts is that steps
+        # get shorter.
+        next_length = _step(trial, np.zeros(len(trial)), count, size_hw)[1]
+        better |= (next_length < length) & (trial.loss <= _ALIKE * now.loss)
+    return np.asarray(better & (trial.overlap > 0))
 
 
 def _lengthened(step: Floats, before: Floats) -> Floats:
