@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgalign._types import Matrix3
+from imgalign.consensus import EXACT_PX, closer_and_closer, held, similarity, surprise
 from imgalign.decompose import Float, mapped
 from imgalign.keypoints import Keypoints
 from imgalign.search import Hypothesis
-from imgalign.spots import similarity, surprise
-from imgalign.transforms import MODELS, Model, fit
+from imgalign.transforms import MODELS, Model
 
 _BETTER = 0.88  # of the distance to the next best description elsewhere
 _FIRST, _ELSEWHERE = 4, 3.0  # best ones that are looked at; pixels from the very best
@@ -23,9 +23,8 @@ _PAIRS = 2000  # of matches that are laid on each other
 _ASKED = 200  # of all matches are asked which pair says best
 _LONG = 0.05  # of the longer side: shorter pairs say little of rotation and scale
 _OWN_SCALE, _OWN_DEG = 1.6, 30.0  # by which two matches may differ from what each says by itself
-_NEAR = 0.02  # of the longer side: a match agrees that comes so near, and
-_EXACT_PX = 3.0  # so near when the model is fitted
-_ROUNDS, _TIGHTER = 4, 0.7  # of fits with each model, from the simplest on; each believes only matches so much nearer
+_NEAR = 0.02  # of the longer side: a match agrees that comes so near
+_ROUNDS = 4  # of fits with each model, from the simplest on
 _SIMPLER = {"affine": ("similarity",), "homography": ("similarity", "affine")}
 _KEPT = 3  # hypotheses, from which on no other place is looked for
 
@@ -79,11 +78,11 @@ def _laid(
     count = (np.abs(turn[:, None] * a[some] + shift[:, None] - b[some]) < reach).sum(1)
     first = int(count.argmax())
     fitted = _fitted(p, q, similarity(turn[first], shift[first]), reach, model)
-    chance = math.pi * _EXACT_PX**2 / math.prod(moving.size_hw)
+    chance = math.pi * EXACT_PX**2 / math.prod(moving.size_hw)
     agree = np.zeros(len(p), bool)
     places: list[Hypothesis] = []
     for matrix in fitted:
-        agree = _agreeing(p, q, matrix, _EXACT_PX)
+        agree = _agreeing(p, q, matrix, EXACT_PX)
         nats = float(surprise(np.array(agree.sum()), np.array(len(p)), chance)) - math.log(len(turn))
         places.insert(0, Hypothesis(matrix, nats))
     return (places if places and places[0].score > 0 else []), agree
@@ -94,17 +93,15 @@ def _fitted(p: Float, q: Float, matrix: Matrix3, reach: float, model: Model) -> 
 
     A homography of few matches leads astray where there are none: before it stands the affine one.
     """
-    fitted: list[Matrix3] = []
-    for stage in [*(MODELS[name] for name in _SIMPLER.get(model.name, ())), model]:
-        for _ in range(_ROUNDS):
-            agree = _agreeing(p, q, matrix, reach)
-            if agree.sum() < max(_FEWEST, stage.parameter_count):
-                return []
-            matrix = fit(stage, p[agree], q[agree])
-            reach = max(_TIGHTER * reach, _EXACT_PX)
-        if stage is model or stage.name == "affine":
-            fitted.append(matrix)
-    return fitted
+
+    def agreeing(place: Matrix3, within: float) -> tuple[Float, Float]:
+        agree = _agreeing(p, q, place, within)
+        return p[agree], q[agree]
+
+    simple = [MODELS[name] for name in _SIMPLER.get(model.name, ())]
+    stages = [(stage, max(_FEWEST, stage.parameter_count)) for stage in (*simple, model)]
+    # The similarity is only on the way to the others.
+    return closer_and_closer(matrix, stages, agreeing, reach, _ROUNDS)[len(simple) > 0 :]
 
 
 def _agreeing(p: Float, q: Float, matrix: Matrix3, reach: float) -> NDArray[np.bool_]:
@@ -129,6 +126,5 @@ def _similarities(
                 np.abs(np.angle(off, deg=True)) < _OWN_DEG
             )
     i, j, turn = i[likely], j[likely], turn[likely]
-    if model.name in ("translate", "rigid"):
-        turn = np.ones_like(turn) if model.name == "translate" else turn / np.abs(turn)
+    turn = held(turn, model)
     return turn, 0.5 * (b[i] + b[j] - turn * (a[i] + a[j]))

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
+from imgalign.consensus import EXACT_PX, closer_and_closer, held, similarity, surprise
 from imgalign.decompose import Float, mapped
 from imgalign.neighbours import largest
 from imgalign.pyramid import masked_blur
 from imgalign.search import Hypothesis, Range, distinct
-from imgalign.transforms import MODELS, Model, fit
+from imgalign.transforms import MODELS, Model
 
 _FINE, _GROUND = 1.2, 4.0  # pixels: a spot is what stands out of its ground on this scale
 _CLEAR = 5.0  # times the usual difference between the two from which on a peak is a spot
@@ -29,14 +30,12 @@ _MOST, _FIRST = 60, 24  # spots that are looked at, and of which pairs are made:
 _FEWEST = 5  # spots, of which patterns are too many
 _LONG = 0.08  # of the longer side: shorter pairs say little of rotation and scale
 _NEAR = 0.02  # of the longer side: spots that come so near to each other may be the same
-_EXACT_PX = 3.0  # and so near when the transform is fitted
 _ALIKE = math.e  # ratio to which the contrast between two spots may differ from picture to picture
 _GIVE = 0.1  # by which scales may lie outside the range: other models' local scales differ
 _GIVE_DEG = 6.0  # by which rotations may: a step of the range
 _BESIDE = 0.1  # of the diagonal: rough places nearer to each other are fitted to the same
 _TRIED, _KEPT = 30, 5  # places that are fitted, and that are handed on
 _ROUNDS = 3  # of fits with each model, from the simplest on
-_TIGHTER = 0.7  # each round believes only spots so much nearer
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _laid(fixed: Spots, moving: Spots, model: Model, span: Range) -> tuple[list[
         fits = alike & _within(turn, span)
         if not fits.any():
             continue
-        turn = _held(turn[fits], model)
+        turn = held(turn[fits], model)
         shift = middle[fits] - turn * (0.5 * (here[i] + here[j]))
         score = near.score(turn[:, None] * here + shift[:, None])
         tried += len(turn)
@@ -153,13 +152,6 @@ def _within(turn: NDArray[np.complex128], span: Range) -> NDArray[np.bool_]:
     furthest = max(abs(rotation) for rotation in span.rotations_deg) + _GIVE_DEG
     low, high = min(span.scales) / (1 + _GIVE), max(span.scales) * (1 + _GIVE)
     return np.asarray((scale > low) & (scale < high) & (angle <= furthest))
-
-
-def _held(turn: NDArray[np.complex128], model: Model) -> NDArray[np.complex128]:
-    """Turns as a model allows them: of one scale, or of one rotation as well."""
-    if model.name == "translate":
-        return np.ones_like(turn)
-    return turn / np.abs(turn) if model.name == "rigid" else turn
 
 
 class _Near:
@@ -182,37 +174,22 @@ class _Near:
         return surprise((self._near[row, column] & on_it).sum(1), on_it.sum(1), self._chance)
 
 
-def surprise(met: NDArray[np.intp], of: NDArray[np.intp], chance: float) -> Float:
-    """Minus the logarithm of Chernoff's bound on the probability that so many meet by chance; 0 for no more than that.
-
-    Source: Desolneux, Moisan and Morel 2008, From Gestalt Theory to Image Analysis, section 4.
-    """
-    share = met / np.maximum(of, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        missed = np.where(share < 1, (of - met) * np.log((1 - share) / (1 - chance)), 0.0)
-        nats = met * np.log(share / chance) + missed
-    return np.where(share > chance, nats, 0.0)
-
-
-def similarity(turn: complex, shift: complex) -> Matrix3:
-    """The matrix of `z -> turn z + shift`, points being numbers `x + iy`."""
-    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag], [0, 0, 1.0]])
-
-
 def _fitted(fixed: Spots, moving: Spots, moving_from_fixed: Matrix3, model: Model) -> Hypothesis | None:
     """A model fitted to the spots that meet, from far to near; None where too few do."""
-    matrix, reach = moving_from_fixed, _NEAR * max(*fixed.size_hw, *moving.size_hw)
+
+    def meeting(matrix: Matrix3, reach: float) -> tuple[Float, Float]:
+        here, there, _ = _meeting(fixed, moving, matrix, reach)
+        return fixed.points[here], moving.points[there]
+
     simple = [MODELS["similarity"], MODELS["affine"]] if model.name in ("affine", "homography") else []
-    for stage in [*simple, model]:
-        for _ in range(_ROUNDS):
-            here, there, _ = _meeting(fixed, moving, matrix, reach)
-            reach = max(_TIGHTER * reach, _EXACT_PX)
-            if len(here) < max(3, stage.parameter_count // 2 + 1):
-                return None
-            matrix = fit(stage, fixed.points[here], moving.points[there])
-    here, _, of = _meeting(fixed, moving, matrix, _EXACT_PX)
-    chance = min(0.5, len(moving) * math.pi * _EXACT_PX**2 / math.prod(moving.size_hw))
-    return Hypothesis(matrix, float(surprise(np.array(len(here)), np.array(of), chance)))
+    reach = _NEAR * max(*fixed.size_hw, *moving.size_hw)
+    stages = [(stage, max(3, stage.parameter_count // 2 + 1)) for stage in (*simple, model)]
+    fitted = closer_and_closer(moving_from_fixed, stages, meeting, reach, _ROUNDS)
+    if not fitted:
+        return None
+    here, _, of = _meeting(fixed, moving, fitted[-1], EXACT_PX)
+    chance = min(0.5, len(moving) * math.pi * EXACT_PX**2 / math.prod(moving.size_hw))
+    return Hypothesis(fitted[-1], float(surprise(np.array(len(here)), np.array(of), chance)))
 
 
 def _meeting(

@@ -1,17 +1,14 @@
 """Ground truth: Gaussians evaluated at the positions that a matrix gives them, and SciPy's binomial distribution."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from scenes import about_centre, corner_error
-from scipy import stats
 
 from imgalign import align
 from imgalign.decompose import mapped
 from imgalign.search import full_range
-from imgalign.spots import Spots, detected, matched, surprise
+from imgalign.spots import Spots, detected, matched
 from imgalign.transforms import MODELS, get_model
 
 SIZE = (220, 260)
@@ -128,16 +125,6 @@ def test_patterns_outside_the_range_are_not_found(rotation_deg, scale):
     assert all(corner_error(h.moving_from_fixed, truth, SIZE) > 20 for h in found)
     inside = matched(fixed, moving, get_model("similarity"), full_range("similarity", 165, 1.5, False))
     assert corner_error(inside[0].moving_from_fixed, truth, SIZE) < 1
-
-
-def test_asurprise_bounds_the_binomial_tail():
-    met, of, chance = np.array([0, 2, 5, 9, 20]), np.array([20, 20, 20, 20, 20]), 0.1
-    nats = surprise(met, of, chance)
-    tail = stats.binom.sf(met - 1, of, chance)
-    assert nats[0] == nats[1] == 0  # no more than chance brings
-    assert (np.exp(-nats[2:]) >= tail[2:] * (1 - 1e-9)).all()
-    assert (np.exp(-nats[2:]) < 10 * tail[2:]).all()
-    assert nats[-1] == pytest.approx(-20 * math.log(chance))
 
 
 @pytest.mark.parametrize("model", ["similarity", "affine"])
