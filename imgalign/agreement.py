@@ -16,7 +16,7 @@ from imgalign._types import Image, Matrix3, Weight
 from imgalign.appearance import edges, fine_detail
 from imgalign.devices import gathered
 from imgalign.gradients import central_differences
-from imgalign.masks import full_weight, mask_or_none
+from imgalign.masks import full_weight
 from imgalign.neighbours import around
 from imgalign.problem import Problem, turned
 from imgalign.pyramid import fast_length
@@ -175,10 +175,8 @@ def distinctness(
         level_matrix: The answer in pixels of that level.
         within: Pixels around the answer of which the best place counts.
     """
-    picture, weight = moving
-    reader = Reader(picture, mask_or_none(weight), (picture.shape[-2], picture.shape[-1]))
     h, w = fixed[0].shape[-2:]
-    seen, valid = reader.on_grid(level_matrix[None], (h, w))
+    seen, valid = Reader.of(*moving).on_grid(level_matrix[None], (h, w))
     valid = valid * fixed[1]
     f, m = ((x - mean(x, valid)) * valid for x in (fixed[0], seen))
     surface = _surfaces(f, torch.nn.functional.pad(m, (_BESIDE,) * 4), _BESIDE)[0][None]
@@ -209,9 +207,8 @@ def fine_agreement(fixed: tuple[Image, Weight], moving: tuple[Image, Weight], le
     shifts = np.tile(np.eye(3), (_PATCHES**2, 1, 1))
     shifts[:, :2, 2] = [(x, y) for x in lefts for y in tops]
     fields = []
-    for (image, weight), at in ((fixed, shifts), (moving, level_matrix @ shifts)):
-        reader = Reader(image, mask_or_none(weight), (image.shape[-2], image.shape[-1]))
-        values, valid = reader.on_grid(at, (outer, outer))
+    for picture, at in ((fixed, shifts), (moving, level_matrix @ shifts)):
+        values, valid = Reader.of(*picture).on_grid(at, (outer, outer))
         fields.append((edges(around(values) / 9, valid, sigma=0.0), valid))
     (f, seen_f), (m, seen_m) = fields
     both = seen_f * seen_m

@@ -19,7 +19,7 @@ from imgalign.decompose import plain_sigma
 from imgalign.engine import Answer, Pair
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.finish import corner_covariance
-from imgalign.masks import least_weight, mask_or_none
+from imgalign.masks import least_weight
 from imgalign.plane import Plane, plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader
@@ -331,8 +331,7 @@ def _before_and_after(pair: Pair, moving_from_fixed: Matrix3) -> dict[str, float
     matrices = np.stack([np.eye(3), at_level(moving_from_fixed, reduction)])
     step = 2 if f.numel() > _MANY_PIXELS else 1
     f, wf = (x[..., ::step, ::step] for x in (f, wf))
-    reader = Reader(m, mask_or_none(wm), (m.shape[-2], m.shape[-1]))
-    seen, weight = reader.on_grid(matrices @ lattice(step), (f.shape[-2], f.shape[-1]))
+    seen, weight = Reader.of(m, wm).on_grid(matrices @ lattice(step), (f.shape[-2], f.shape[-1]))
     weight = weight * wf
     one, other = f - plane_means(f, weight), seen - plane_means(seen, weight)
     power = plane_means(one * one, weight) * plane_means(other * other, weight)

@@ -18,7 +18,6 @@ from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
 from imgalign.levels import Masked
 from imgalign.light import noise_variance
-from imgalign.masks import mask_or_none
 from imgalign.plane import Plane, even_reduction
 from imgalign.polish import Polished, polish
 from imgalign.problem import Problem
@@ -268,8 +267,7 @@ class Finish:
     def _plain_noise(self, moving_from_fixed: Matrix3) -> float:
         """Robust standard deviation of what the pictures of the base level differ by as they are, over the contrast."""
         (fixed, weight), (moving, seen) = self._fixed.at(self._base), self._moving.at(self._base)
-        reader = Reader(moving, mask_or_none(seen), (moving.shape[-2], moving.shape[-1]))
-        problem = Problem(fixed, *central_differences(fixed), weight, reader)
+        problem = Problem(fixed, *central_differences(fixed), weight, Reader.of(moving, seen))
         under, both = problem.read(at_level(moving_from_fixed, self._base)[None])
         fixed, under, *_ = normalised(fixed, under, both)
         return float(sampled(problem, under - fixed, both).scale())

@@ -153,7 +153,7 @@ def _cell(blobs: _Blobs, size_hw: tuple[int, int]) -> Tensor:
 def _described(blurred: Image, blobs: _Blobs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Place, size and direction of blobs in full pixels, and their descriptions; as often as they have directions."""
     gradient = torch.cat(central_differences(blurred), 1)
-    reader = Reader(gradient, None, (gradient.shape[-2], gradient.shape[-1]))
+    reader = Reader.of(gradient)
     blob, angle = _directions(reader, blobs)
     x, y = blobs.x[blob], blobs.y[blob]
     side = _TILES * _PER_TILE

@@ -12,7 +12,6 @@ from imgalign._types import Floats, Matrices, Matrix3
 from imgalign.coords import level_from_full
 from imgalign.gradients import central_differences
 from imgalign.levels import Levels
-from imgalign.masks import mask_or_none
 from imgalign.problem import Problem
 from imgalign.pyramid import masked_blur
 from imgalign.refine import CUTOFF, State, evaluate, refine
@@ -120,10 +119,9 @@ class Ladder:
             if blur_sigma > 0:
                 ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
             gx, gy = central_differences(ff)
-            reader = Reader(fm, mask_or_none(wm), (fm.shape[-2], fm.shape[-1]))
             own = level_from_full(self._reduction)
             self._rungs[key] = Rung(
-                Problem(ff, gx, gy, wf, reader, oriented=True),
+                Problem(ff, gx, gy, wf, Reader.of(fm, wm), oriented=True),
                 level_from_full(r_fixed) @ own,
                 level_from_full(r_moving) @ own,
             )

@@ -25,6 +25,7 @@ from torch.autograd import Function
 from imgalign._types import Image, Matrices, Matrix, Points, Samples, Valid, Weight
 from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, mapped_planes
 from imgalign.errors import OptionError, ShapeError
+from imgalign.masks import mask_or_none
 from imgalign.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
 
 KERNELS = ("nearest", "bilinear", "cubic")
@@ -238,6 +239,11 @@ class Reader:
     margin: float = 0.0
     ramp: float = 0.0
     _last: dict[str, tuple[Matrices, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, image: Image, weight: Weight | None = None) -> "Reader":
+        """The bilinear reader of a picture with its mask; None for a picture that counts everywhere."""
+        return cls(image, None if weight is None else mask_or_none(weight), (image.shape[-2], image.shape[-1]))
 
     def on_grid(self, matrices: Matrices, size_hw: tuple[int, int]) -> tuple[Image, Weight]:
         """Samples `(B, C, h, w)` and weights `(B, 1, h, w)` where `(B, 3, 3)` matrices take the pixels of a grid.

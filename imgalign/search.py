@@ -210,7 +210,7 @@ def _turn(
     centre = np.full(2, (side - 1) / 2)
     matrices[:, :2, 2] = np.array([(w - 1) / 2, (h - 1) / 2]) - matrices[:, :2, :2] @ centre
     matrices[:, 2, 2] = 1
-    reader = Reader(torch.cat([moving[0], moving[1]], 1), None, (h, w))
+    reader = Reader.of(torch.cat([moving[0], moving[1]], 1))
     out, valid = reader.on_grid(matrices, (side, side))
     out = out * valid
     doubled = np.stack([np.cos(2 * angle), np.sin(2 * angle)])[..., None, None]

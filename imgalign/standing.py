@@ -17,7 +17,6 @@ from torch import Tensor
 from imgalign._types import Floats, Image, Matrix3, Weight
 from imgalign.devices import gathered
 from imgalign.levels import Masked
-from imgalign.masks import mask_or_none
 from imgalign.pyramid import masked_blur
 from imgalign.sampling import Reader
 from imgalign.spectral import RadialResponse, Spectrum, ring_sums, spectrum
@@ -107,8 +106,7 @@ def _detail(image: Image, weight: Weight) -> Masked:
 
 def _laid(image: Image, weight: Weight, matrix: Matrix3) -> Masked:
     """A picture and its mask, read where a matrix takes the pixels of another one of its size."""
-    size_hw = (image.shape[-2], image.shape[-1])
-    return Reader(image, mask_or_none(weight), size_hw).on_grid(matrix[None], size_hw)
+    return Reader.of(image, weight).on_grid(matrix[None], (image.shape[-2], image.shape[-1]))
 
 
 def _likeness(one: Image, other: Image, weight: Weight) -> float:

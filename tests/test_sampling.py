@@ -190,3 +190,10 @@ def test_a_readers_weights_are_its_mask_within_its_margin():
     assert reader.weights(points[..., 0], points[..., 1]).flatten().tolist() == pytest.approx(
         [float(mask[0, 0, 4, 5]), 0, float(mask[0, 0, 2, 2]), 0]
     )
+
+
+def test_a_reader_of_a_picture_keeps_its_mask_only_where_that_hides_something():
+    picture, mask = image(1, 1, 9, 11), image(1, 1, 9, 11, seed=1)
+    assert Reader.of(picture, torch.ones_like(mask)).mask is None
+    assert Reader.of(picture, mask).mask is mask
+    assert Reader.of(picture).size_hw == (9, 11)
