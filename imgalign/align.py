@@ -127,31 +127,21 @@ def align(
         raise OptionError(f"unknown init {init!r}; choose {', '.join(STARTS)}, or give a 3 x 3 matrix")
     if threads is not None:
         check_number("threads", threads, whole=True)
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
+        if threads < 1:
+            raise OptionError(f"threads must be 1 or more, got {threads}; leave it out for all cores")
     where = _device(device)
     _keep_freed_memory()
     batched = [x.shape[0] for x in (fixed, moving) if isinstance(x, Tensor) and x.ndim == 4]
+    if len(set(batched)) > 1:
+        raise ShapeError(f"fixed and moving must have one batch size, got {batched[0]} and {batched[1]}")
+
+    def aligned(one: Any, other: Any) -> Alignment:
+        return _align_pair(_ready(one, mask, where, "fixed"), _ready(other, moving_mask, where, "moving"), init, wanted)
+
     with limited(threads), torch.no_grad():
         if not batched:
-            return _align_pair(
-                _ready(fixed, mask, where, "fixed"), _ready(moving, moving_mask, where, "moving"), init, wanted
-            )
-        if len(set(batched)) != 1:
-            raise ShapeError(f"fixed and moving must have one batch size, got {batched[0]} and {batched[1]}")
-
-        def row(picture: Any, index: int) -> Any:
-            return picture[index] if isinstance(picture, Tensor) and picture.ndim == 4 else picture
-
-        return tuple(
-            _align_pair(
-                _ready(row(fixed, i), mask, where, "fixed"),
-                _ready(row(moving, i), moving_mask, where, "moving"),
-                init,
-                wanted,
-            )
-            for i in range(batched[0])
-        )
+            return aligned(fixed, moving)
+        return tuple(aligned(_row(fixed, i), _row(moving, i)) for i in range(batched[0]))
 
 
 def prepare(picture: Any, *, mask: Any = None, device: str | torch.device = "auto", copy: bool = True) -> Plane:
@@ -171,6 +161,11 @@ def prepare(picture: Any, *, mask: Any = None, device: str | torch.device = "aut
     with torch.no_grad():
         made = plane(picture, mask, _device(device), "fixed")
         return replace(made, pixels=made.pixels.clone()) if copy else made
+
+
+def _row(picture: Any, index: int) -> Any:
+    """A picture of a batch, if it is one; one picture serves all rows."""
+    return picture[index] if isinstance(picture, Tensor) and picture.ndim == 4 else picture
 
 
 def _ready(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
@@ -246,10 +241,10 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
 def _answered(pair: Pair, init: Any) -> Alignment:
     empty = _nothing_to_see(pair)
     if empty:
-        return _no_answer(pair, init, empty)
+        return _no_answer(pair, init, "no structure", empty)
     best = pair.best(init)
     if best is None:
-        return _no_answer(pair, init, "no overlap")
+        return _no_answer(pair, init, "no overlap", "no position was found")
     if is_automatic(init):
         best = behind(pair, best)
     if pair.wanted.optimizer != "lm" or pair.wanted.loss not in _LEAST_SQUARES:
@@ -268,16 +263,16 @@ def _nothing_to_see(pair: Pair) -> str:
     return ""
 
 
-def _no_answer(pair: Pair, init: Any, why: str) -> Alignment:
+def _no_answer(pair: Pair, init: Any, status: str, why: str) -> Alignment:
     return Alignment(
         model=pair.wanted.model,
         moving_from_fixed=np.eye(3),
         fixed_size_hw=pair.size_hw,
         moving_size_hw=pair.moving.size_hw,
-        status="no overlap" if why == "no overlap" else "no structure",
+        status=status,
         trusted=False,
         probability=0.0,
-        reasons=("no position was found" if why == "no overlap" else why,),
+        reasons=(why,),
         seconds=pair.seconds,
         options=_options(pair.wanted, init),
     )
