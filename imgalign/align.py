@@ -16,6 +16,7 @@ from imgalign.behind import behind
 from imgalign.coords import at_level, lattice
 from imgalign.cores import limited, watched
 from imgalign.decompose import plain_sigma
+from imgalign.descended import descended
 from imgalign.engine import Answer, Pair
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.finish import corner_covariance
@@ -248,7 +249,7 @@ def _answered(pair: Pair, init: Any) -> Alignment:
     if is_automatic(init):
         best = behind(pair, best)
     if pair.wanted.optimizer != "lm" or pair.wanted.loss not in _LEAST_SQUARES:
-        best = pair.descended(best)
+        best = descended(pair, best)
     return _result(pair, init, best)
 
 

@@ -11,12 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from imgalign import agreement, verdict
-from imgalign.coords import at_full_size, at_level, level_from_full
-from imgalign.decompose import scaled
-from imgalign.descent import descend
+from imgalign.coords import level_from_full
 from imgalign.finish import Finish, corner_sigma
 from imgalign.ladder import Ladder
 from imgalign.levels import Levels
@@ -35,7 +32,7 @@ _FAR = 3.0  # pixels of the base level: from so far away it is not worth more th
 _NEAR = 1.0  # pixels of the base level: a polish that moves the corners further is done again from a better start
 _EXACT = 2.0  # pixels of the base level: keypoints know a place as well
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
-_SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
+SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
 _ACROSS = 8  # pixels of the shortest side of a level that says anything
 _EXPLAINED = 0.9  # correlation of an answer that needs no search, of a picture that looks the same elsewhere
@@ -254,7 +251,7 @@ class Pair:
             if self.finish.apart(best, polished) < _NEAR * self.base or far == _FAR:
                 break
             better = self.ladder.again(polished.moving_from_fixed, self.model, self.size_hw)
-            if better is None or better.score < best.score or self.finish.apart(better, best) < _SAME * self.base:
+            if better is None or better.score < best.score or self.finish.apart(better, best) < SAME * self.base:
                 polished = self.finish.polish(best.moving_from_fixed, _FAR, precise=precise)
                 break
             best = better
@@ -263,7 +260,7 @@ class Pair:
         polished = self.finish.best_known(best, polished)
         self.spent("refine", began)
         evidence, matrix = candidate.evidence, polished.moving_from_fixed
-        if self.finish.apart(candidate.ranked[0], polished) > _SAME * self.judged_at:
+        if self.finish.apart(candidate.ranked[0], polished) > SAME * self.judged_at:
             evidence = self.judge([Hypothesis(matrix, best.score), *candidate.ranked[1:]])
         return self.known(polished, evidence, best.score)
 
@@ -325,37 +322,6 @@ class Pair:
         places = self.starts.beside(answer.place.moving_from_fixed)
         found = self.candidate(places, wide=False) if places else None
         return None if found is None else self.told_apart(found)
-
-    def descended(self, best: Answer) -> Answer:
-        """An answer brought to the minimum of the loss that was asked for, by the optimizer that was asked for."""
-        w = self.wanted
-        began = time.perf_counter()
-        # Tensors made for inference cannot be differentiated: copies of them can.
-        with torch.inference_mode(False), torch.no_grad():
-            (f, wf), (m, wm) = ((x.clone() for x in picture.at(self.base)) for picture in (self.fixed, self.moving))
-            matrix, history, converged = descend(
-                (f, wf),
-                (m, wm),
-                at_level(best.polished.moving_from_fixed, self.base),
-                self.model,
-                loss="robust" if w.loss == "auto" else w.loss,
-                optimizer="lbfgs" if w.optimizer == "lm" else w.optimizer,
-                sampler=w.sampler,
-                levels=w.levels or 2,
-                iterations=w.iterations,
-                lr=w.lr,
-            )
-        matrix = scaled(at_full_size(matrix, self.base))
-        polished = replace(best.polished, moving_from_fixed=matrix, history=tuple(history), converged=converged)
-        # Error bars are known of least squares: where another loss leads away from them, one of the two errs as far.
-        moved = self.finish.apart(polished, best.polished)
-        polished = self.finish.as_seen(replace(polished, doubt_px=moved)).doubted()
-        self.spent("refine", began)
-        evidence = best.evidence
-        if moved > _SAME * self.judged_at:
-            seen = self.judge([Hypothesis(polished.moving_from_fixed, best.score)])
-            evidence = replace(seen, margin=evidence.margin, rival_px=evidence.rival_px)
-        return replace(self.known(polished, evidence, best.score), behind=best.behind)
 
     def unknown_along(self, polished: Polished, direction_deg: float) -> Polished:
         """An answer whose shift along a direction may be anything up to a quarter of the picture."""

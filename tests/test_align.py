@@ -437,7 +437,7 @@ def test_the_status_says_whether_a_descent_came_to_rest(steps, status):
 
 def test_a_descent_that_leads_astray_is_judged_where_it_ends(monkeypatch):
     astray = about_centre(SIZE, shift=(31, 20))
-    monkeypatch.setattr("imgalign.engine.descend", lambda *_, **__: (astray, [0.5], True))
+    monkeypatch.setattr("imgalign.descended.descend", lambda *_, **__: (astray, [0.5], True))
     result = align(*pictures(about_centre(SIZE, shift=(1.4, -0.6))), model="translate", loss="mi")
     np.testing.assert_allclose(result.moving_from_fixed, astray)
     assert not result.trusted

@@ -21,7 +21,7 @@ LAYERS = (
      "averages"),
     ("finish", "starts"),
     ("engine",),
-    ("behind",),
+    ("behind", "descended"),
     ("align", "center", "stn", "gradmap", "laying"),
     ("reading", "outcome", "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),
     ("cli",),
