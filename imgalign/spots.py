@@ -19,6 +19,7 @@ from imgalign.consensus import EXACT_PX, closer_and_closer, held, similarity, su
 from imgalign.decompose import Float, mapped
 from imgalign.neighbours import largest
 from imgalign.pyramid import masked_blur
+from imgalign.residuals import MAD_TO_SIGMA
 from imgalign.search import Hypothesis, Range, distinct
 from imgalign.transforms import MODELS, Model
 
@@ -71,7 +72,7 @@ def detected(image: Image, weight: Weight) -> Spots | None:
     height *= seen
     # Around a bright spot lies a ring that is lower than its ground, of more pixels than the spot, but not as far.
     height *= torch.where((height**3).mean() < 0, -1, 1)
-    clear = height > _CLEAR * 1.4826 * height[seen].abs().median()
+    clear = height > _CLEAR * MAD_TO_SIGMA * height[seen].abs().median()
     peaks = (height == largest(height, _REACH)) & clear
     if float(clear.sum()) > _PLAIN * float(seen.sum()) or int(peaks.sum()) < _FEWEST:
         return None
