@@ -1,8 +1,8 @@
 """Pixel coordinates, pyramid levels and homogeneous points.
 
 Convention: points are `(x, y)` in pixels, `(0, 0)` is the centre of the top-left pixel. A level that is
-reduced by `s` has `x_s = (x + 0.5) / s - 0.5`. This is the only module that knows the normalised
-coordinates of `torch.nn.functional.grid_sample`.
+reduced by `s` has `x_s = (x + 0.5) / s - 0.5`. Normalised coordinates are for `torch.nn.functional.grid_sample`
+alone, and made where it is called.
 """
 
 import math

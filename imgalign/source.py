@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imgalign.coords import level_from_full
 from imgalign.decompose import Float
 from imgalign.tiles import Tile
 
@@ -98,8 +99,7 @@ class Source:
     @property
     def reduced_from_full(self) -> Float:
         """`(3, 3)`: pixels of the picture to pixels of the shrunk one."""
-        offset = 0.5 / self.reduction - 0.5
-        return np.array([[1 / self.reduction, 0, offset], [0, 1 / self.reduction, offset], [0, 0, 1.0]])
+        return level_from_full(self.reduction)
 
     def crop(self, box: tuple[int, int, int, int], margin: int) -> Crop:
         """Cut out rows and columns (top, left, bottom, right) and a margin around them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgalign.decompose import Float, mapped
+from imgalign.decompose import Float, corners_of, mapped
 
 SLACK = 1e-6
 """In pixels: rounding in a matrix must not cost a row."""
@@ -108,8 +108,7 @@ def box_of(matrix: Float, grid: Tile, size_hw: tuple[int, int]) -> tuple[int, in
 
 def whole_shift(matrix: Float, size_hw: tuple[int, int]) -> tuple[int, int] | None:
     """The shift (x, y) where a matrix is one by whole pixels, to a millionth of a pixel all over the output."""
-    h, w = size_hw
-    corners = np.array([[0, 0], [w - 1, 0], [w - 1, h - 1], [0, h - 1]], float)
+    corners = corners_of(size_hw)
     moved = mapped(matrix, corners) - corners
     if not np.isfinite(moved).all() or np.abs(moved - np.rint(moved[0])).max() > SLACK:
         return None
