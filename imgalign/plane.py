@@ -6,7 +6,7 @@ time, so that a large one that is aligned at a coarse level is never held in flo
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from imgalign._types import Image, Weight
 from imgalign.errors import ShapeError
 from imgalign.masks import full_weight, is_whole
 from imgalign.pyramid import halve, reduce
-from imgalign.weights import as_weights
+from imgalign.weights import as_weights, shares
 
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _BAND_SAMPLES = 1 << 19  # converted in one go: what fits into the processor's cache
@@ -27,20 +27,28 @@ _MANY = 0.001  # share of the values that a number has to have to be taken for o
 _WHITE = (255.0, 65535.0)  # not taken for one, nor is anything from -1 to 1: drawings have such grounds
 _SAMPLES = 64  # along each axis: the first look at a picture's values
 _ORDINARY = (2.0**-10, 2.0**40)  # largest values of pictures that are taken as they come
+_WIDE = (torch.float64, torch.int32, torch.int64)  # float32 does not hold all of their values
+_FAINT = 1 / 64  # of the largest value: a smaller range has its offset taken off
+_ROUNDED = {torch.float64: 1e-13, torch.int32: 0.0, torch.int64: 0.0}  # of it: rounding, and no range; else
+_ROUNDED_SINGLE = 5e-7
 _WEAK = 0.5  # largest weight up to which the others are taken as shares of it: a pixel of less is not looked at
 _LEAST_ROWS = 12  # of a level made in one go, beside one more on either side
 
 
 @dataclass(frozen=True)
 class Known:
-    """Which of a float picture's values are known: those between two bounds that are not."""
+    """Which of a picture's values are known, those between two bounds that are not, and what becomes of them."""
 
     low: float
     high: float
     whole: bool
     """All of them."""
     scale: float
-    """A power of two that brings tiny and huge pictures to about 1."""
+    """What brings tiny and huge pictures, and all wide integers, to about 1; of floats a power of two."""
+    offset: float = 0.0
+    """Taken off before a value becomes float32, which has no digits left for a small range far from 0."""
+    clamp: tuple[float, float] | None = None
+    """The least and the largest value that count: what lies under a mask may be anything. None: as they are."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Plane:
     alpha: bool
     device: torch.device
     known: Known | None
-    """None where the values are integers."""
+    """None where the values are integers of 8 or 16 bits."""
     _made: dict[int, tuple[Image, Weight]] = field(default_factory=dict)
 
     @classmethod
@@ -118,23 +126,35 @@ class Plane:
 
     def _band(self, top: int, bottom: int) -> tuple[Tensor, Tensor | None]:
         """Grey values of some rows, and their weights where not all are one."""
-        part = self.pixels[top:bottom]
+        part, known = self.pixels[top:bottom], self.known
         # Here, for not every device has float64.
-        part = (part.float() if part.dtype == torch.float64 else part).to(self.device)
-        known, scale = self.known, 1.0 if part.is_floating_point() else 1 / float(torch.iinfo(part.dtype).max)
-        values = part.float()
-        colours = values[..., : values.shape[-1] - self.alpha]
+        values = (part.float() if part.dtype in _WIDE else part).to(self.device)
+        scale = 1.0 if known is not None else 1 / float(torch.iinfo(values.dtype).max)
+        values = values.float()
+        count = values.shape[-1] - self.alpha
+        colours = values[..., :count]
         weight: Tensor | None = None
-        if known is not None and not known.whole:
-            seen = ((colours > known.low) & (colours < known.high)).all(-1)
-            if not bool(seen.all()):
-                weight = seen.to(values.dtype)
-                colours = torch.where(seen[..., None], colours, 0.0)
+        seen = None if known is None or known.whole else _between(colours, known.low, known.high).all(-1)
+        if known is not None and known.clamp is not None:
+            colours = _lowered(part[..., :count], known.clamp, known.offset).to(self.device)
+        if seen is not None and not bool(seen.all()):
+            weight = seen.to(values.dtype)
+            colours = torch.where(seen[..., None], colours, 0.0)
         if self.alpha:
             weight = _times(weight, (values[..., -1] * scale).nan_to_num(0).clamp(0, 1))
         if self.mask is not None:
             weight = _times(weight, self.mask[top:bottom].to(self.device, torch.float32))
         return _grey(colours, scale if known is None else known.scale), weight
+
+
+def _lowered(colours: Tensor, clamp: tuple[float, float], offset: float) -> Tensor:
+    """Values less the offset, as float32: taken off where all their digits are there yet."""
+    exact = colours.double() if colours.dtype in _WIDE else colours.float()
+    return (exact.clamp(*clamp) - offset).float()
+
+
+def _between(values: Tensor, low: float, high: float) -> Tensor:
+    return (values > low) & (values < high)
 
 
 def _times(weight: Tensor | None, other: Tensor) -> Tensor:
@@ -176,25 +196,84 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
     if min(h, w) < 8:
         raise ShapeError(f"{role} needs at least 8 x 8 pixels to be aligned, got {h} x {w}; use a larger picture")
     alpha = channels in (2, 4)
-    known = _known(pixels[..., : channels - alpha]) if pixels.is_floating_point() else None
     weight = None if mask is None else torch.from_numpy(as_weights(mask, (h, w), role))
-    return Plane(pixels, weight, alpha, device, known)
+    if alpha and not pixels.is_floating_point() and pixels.dtype in _WIDE:
+        weight = _times(weight, torch.from_numpy(shares(pixels[..., -1].numpy())))
+        pixels, alpha = pixels[..., :-1], False
+    if not pixels.is_floating_point() and pixels.dtype not in _WIDE:
+        return Plane(pixels, weight, alpha, device, None)
+    colours = pixels[..., : channels - 1] if alpha else pixels
+    seen = None if weight is None else weight.to(pixels.device) > 0
+    if alpha:
+        opaque = pixels[..., -1] > 0  # no NaN
+        seen = opaque if seen is None else seen & opaque
+    return Plane(pixels, weight, alpha, device, _known(colours, seen))
 
 
-def _known(colours: Tensor) -> Known:
+def _known(colours: Tensor, seen: Tensor | None) -> Known:
+    """Tell what a picture's values are: which are known, and where they lie.
+
+    Heights in millimetres, millikelvin and counts of 32 bits may have a range of the last digits of float32, or less.
+
+    Args:
+        colours: `(H, W, C)` floats, or wide integers, which are all known.
+        seen: `(H, W)`, by a mask; None for everywhere.
+    """
+    known, extent = (Known(-math.inf, math.inf, True, 1.0), None)
+    if colours.is_floating_point():
+        known, extent = _known_floats(colours)
+        if seen is None and not _is_faint(*extent):
+            return known
+    least, most = _exact_extent(colours, known, seen)
+    if not least <= most:
+        return known
+    largest = max(abs(least), abs(most))
+    if not most - least > _ROUNDED.get(colours.dtype, _ROUNDED_SINGLE) * largest or not _is_faint(least, most):
+        return known if extent else replace(known, scale=1 / (largest or 1.0), clamp=(least, most))
+    scale = _scale(most - least) if extent else 1 / (most - least)
+    return replace(known, scale=scale, offset=least, clamp=(least, most))
+
+
+def _is_faint(least: float, most: float) -> bool:
+    """Whether a range is small beside the values."""
+    return most - least < _FAINT * max(abs(least), abs(most))
+
+
+def _exact_extent(colours: Tensor, known: Known, seen: Tensor | None) -> tuple[float, float]:
+    """The least and the largest known value that is seen, with all its digits; infinite where there is none."""
+    least, most, top = math.inf, -math.inf, 0
+    for band in _bands(colours):
+        rows = colours[top : top + len(band)]
+        there = _between(band, known.low, known.high)
+        if seen is not None:
+            there &= seen[top : top + len(band), :, None]
+        top += len(band)
+        exact = rows.double() if rows.dtype in _WIDE else band
+        least = min(least, float(torch.where(there, exact, math.inf).amin()))
+        most = max(most, float(torch.where(there, exact, -math.inf).amax()))
+    return least, most
+
+
+def _known_floats(colours: Tensor) -> tuple[Known, tuple[float, float]]:
     """Tell the values of a float picture from what only fills its holes.
 
     What is not finite is no value, nor is a magnitude whose square overflows, nor a number that many pixels share and
     that lies beyond all others by more than their whole range: -9999 beside 0 to 1.
+
+    Returns:
+        That, and the least and the largest of the known values, in float32.
     """
     low, high, whole = _extent(colours, -_TOO_LARGE, _TOO_LARGE)
     below, above, inner_low, inner_high = _fillers(colours, low, high)
     bounds = low if below else -_TOO_LARGE, high if above else _TOO_LARGE
-    largest = max(abs(inner_low), abs(inner_high))
+    scale = _scale(max(abs(inner_low), abs(inner_high)))
+    return Known(*bounds, whole=whole and not below and not above, scale=scale), (inner_low, inner_high)
+
+
+def _scale(largest: float) -> float:
+    """What brings values to about 1 that are not near it: a power of two, which costs no digits."""
     ordinary = _ORDINARY[0] <= largest <= _ORDINARY[1] or not 0 < largest < _TOO_LARGE
-    # A power of two costs no digits.
-    scale = 1.0 if ordinary else 2.0 ** min(-math.frexp(largest)[1], 126)
-    return Known(*bounds, whole=whole and not below and not above, scale=scale)
+    return 1.0 if ordinary else 2.0 ** min(-math.frexp(largest)[1], 126)
 
 
 def _fillers(colours: Tensor, low: float, high: float) -> tuple[bool, bool, float, float]:
@@ -283,12 +362,13 @@ def _native(array: np.ndarray) -> Tensor:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
         array = array.astype(np.float32) / 65535
-    elif array.dtype in (np.uint32, np.uint64, np.int64, np.int32):
-        limit = max(abs(float(array.max())), abs(float(array.min()))) or 1.0
-        array = (array / limit).astype(np.float32)
-    elif array.dtype.kind == "f" and array.dtype != np.float32:
+    elif array.dtype == np.uint32:
+        array = array.astype(np.int64)
+    elif array.dtype == np.uint64:  # the last bit of the largest ones is less than they are rounded by
+        array = (array >> np.uint64(array.max() >> np.uint64(63))).astype(np.int64)
+    elif array.dtype.kind == "f" and array.dtype not in (np.float32, np.float64):
         with np.errstate(over="ignore"):  # to infinity, which counts as no data
-            array = array.astype(np.float32)
+            array = array.astype(np.float64 if array.itemsize > 4 else np.float32)
     array = np.ascontiguousarray(array)
     # PyTorch warns of memory that it must not write to, though nothing here does.
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -47,6 +47,16 @@ def test_every_model_is_found_from_far_away(model):
     assert result.status == "converged"
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.uint32])
+def test_a_small_range_far_from_0_is_aligned_like_any_other(dtype):
+    two = pictures(about_centre(SIZE, shift=(6, -5), angle_deg=4))
+    plain, far = align(*two), align(*((1e9 + p).astype(dtype) for p in two))
+    assert far.trusted
+    # The rounding is another.
+    assert corner_error(far.moving_from_fixed, plain.moving_from_fixed, SIZE) < 1e-3
+    assert far.quality["correlation_after"] == pytest.approx(plain.quality["correlation_after"], abs=1e-5)
+
+
 def test_a_result_says_what_it_is():
     truth = about_centre(SIZE, shift=(3, 2))
     result = align(*pictures(truth), model="rigid", seed=5)

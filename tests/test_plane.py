@@ -302,3 +302,54 @@ def test_extremes_do_not_depend_on_the_bands(monkeypatch):
     whole = plane(picture, None, CPU, "fixed").known
     monkeypatch.setattr("imgalign.plane._BAND_SAMPLES", 1)
     assert plane(picture, None, CPU, "fixed").known == whole
+
+
+FAINT = {
+    "heights": (1e6 + FIELD, 2e-6),
+    "below 0": (FIELD - 1e8, 2e-6),
+    "the last digits of a ratio": (1 + 1e-8 * FIELD, 1e-6),
+    "single precision": ((1e6 + 1000 * FIELD).astype(np.float32), 1e-4),
+    "tensor": (torch.from_numpy(1e8 + FIELD), 2e-6),
+    "counts": ((1e9 + 1000 * FIELD).astype(np.int32), 1e-3),
+    "counts up to the limit": ((2**32 - 1 - 1000 * (1 - FIELD)).astype(np.uint32), 1.1e-3),
+    "counts of 64 bits": ((1e12 + 1000 * FIELD).astype(np.uint64), 1e-3),
+    "colours": (1e8 + np.stack([FIELD] * 3, -1), 2e-6),
+}
+
+
+@pytest.mark.parametrize("name", FAINT)
+def test_a_small_range_far_from_0_keeps_its_digits(name):
+    picture, tolerance = FAINT[name]
+    values, weight = grey(picture)
+    unit = lambda x: (x - x.min()) / (x.max() - x.min())  # noqa: E731
+    np.testing.assert_allclose(unit(values), unit(FIELD), atol=tolerance)
+    assert (weight == 1).all()
+    assert -1e-3 < values.min() < values.max() < 1100
+
+
+@pytest.mark.parametrize("under", [0, -9999, 3e8, np.nan])
+def test_what_lies_under_a_mask_has_no_part_in_the_range(under):
+    picture, mask = 1e8 + FIELD, np.ones(FIELD.shape)
+    picture[HOLE], mask[HOLE] = under, 0
+    for masked in (grey(picture, mask), grey(np.stack([picture, mask], -1))):
+        values, weight = masked
+        np.testing.assert_array_equal(weight, mask)
+        np.testing.assert_allclose((values - values[0, 30])[mask > 0], (FIELD - FIELD[0, 30])[mask > 0], atol=1e-6)
+        assert 0 <= values.min() <= values.max() <= 1.01
+
+
+@pytest.mark.parametrize("under", [np.iinfo("i4").min, 0, 2**30])
+def test_wide_integers_are_brought_to_1_by_those_that_are_seen(under):
+    picture, mask = (1000 * FIELD).astype(np.int32), np.ones(FIELD.shape, bool)
+    picture[HOLE], mask[HOLE] = under, False
+    opacity = np.where(mask, np.iinfo("i4").max, 0).astype(np.int32)
+    for values, weight in (grey(picture, mask), grey(np.stack([picture, opacity], -1))):
+        np.testing.assert_array_equal(weight, mask)
+        np.testing.assert_allclose(values[mask], picture[mask] / picture[mask].max(), rtol=1e-6)
+        assert abs(values).max() <= 1
+
+
+def test_rounding_is_no_range():
+    noise = np.random.default_rng(0).choice([-1, 0, 1], FIELD.shape)
+    for constant in (1e6 + 1e-10 * noise, (1e6 + 0.07 * noise).astype(np.float32)):
+        assert plane(constant, None, CPU, "fixed").known.offset == 0
