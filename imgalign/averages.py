@@ -1,11 +1,13 @@
 """The mean and the median of frames on one grid, leaving out what a frame does not reach."""
 
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgalign.errors import ShapeError
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
 
 _BAND_BYTES = 1 << 26  # of all frames together, while the median is taken
 
@@ -40,7 +42,7 @@ class Sum:
         self._total[there] += known[there]
         self._count += there
 
-    def mean(self) -> NDArray[np.float32]:
+    def mean(self) -> Floats:
         """What the frames are on average, NaN where none reaches.
 
         Raises:
@@ -50,24 +52,29 @@ class Sum:
             raise ShapeError("not a single frame could be aligned, so there is no mean")
         return np.divide(
             self._total, self._count, out=np.full(self._total.shape, np.nan), where=self._count > 0
-        ).astype(np.float32)
+        ).astype(float_dtype(self.dtype))
 
 
-def as_floats(pixels: NDArray[Any], covered: NDArray[np.bool_]) -> NDArray[np.float32]:
+def float_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The floats that hold every value of a dtype; of 64 bits what is to be had."""
+    return np.dtype(np.float32 if np.can_cast(dtype, np.float32) else np.float64)
+
+
+def as_floats(pixels: NDArray[Any], covered: NDArray[np.bool_]) -> Floats:
     """Pixels as floats, NaN where nothing lies."""
-    known = pixels.astype(np.float32)
+    known = pixels.astype(float_dtype(pixels.dtype))
     known[~covered] = np.nan
     return known
 
 
-def median(file: IO[bytes], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The median of the frames in a file, a band of rows at a time."""
+def median(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Floats:
+    """The median of the frames in a file, floats of the dtype, a band of rows at a time."""
     file.flush()
     if not shape:
         raise ShapeError("not a single frame could be aligned, so there is no median")
-    frames = np.memmap(file, np.float32, "r").reshape(-1, *shape)
+    frames = np.memmap(file, dtype, "r").reshape(-1, *shape)
     rows = max(1, _BAND_BYTES // max(1, frames[:, :1].nbytes))
-    out = np.empty(shape, np.float32)
+    out = np.empty(shape, dtype)
     for top in range(0, shape[0], rows):
         band = np.array(frames[:, top : top + rows])
         band[~np.isfinite(band)] = np.nan

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from imgalign import images, tiff_writing
 from imgalign.alignment import Alignment, load
-from imgalign.averages import Sum, as_floats, median
+from imgalign.averages import Floats, Sum, as_floats, float_dtype, median
 from imgalign.errors import DeviceError, ImgalignError, OptionError, ShapeError, WriteError
 from imgalign.laying import WriteOptions, lay, naming
 from imgalign.outcome import Outcome, check_writable, write_result
@@ -245,7 +245,7 @@ class Stacker:
                 known = as_floats(laid.colours, laid.opaque)
                 self._sum.check(known.shape, laid.pixels.dtype)
                 with self._keeping(self._files.median):
-                    self._scratch.write(known.tobytes())
+                    self._scratch.write(known.astype(float_dtype(self._sum.dtype), copy=False).tobytes())
                     self._scratch.flush()
         if self._tif is not None:
             with self._keeping(self._files.pages):
@@ -267,9 +267,9 @@ class Stacker:
 
     def _write_median(self) -> None:
         if self._files.median is not None and self._scratch is not None:
-            self._write_one(self._files.median, median(self._scratch, self._sum.shape))
+            self._write_one(self._files.median, median(self._scratch, self._sum.shape, float_dtype(self._sum.dtype)))
 
-    def _write_one(self, path: Path, values: NDArray[np.float32]) -> None:
+    def _write_one(self, path: Path, values: Floats) -> None:
         pixels, has_alpha = _as_kept(path, values, self._sum.dtype)
         writing = self._writing
         images.write(path, pixels, has_alpha=has_alpha, overwrite=writing.overwrite, compression=writing.compression)
@@ -280,7 +280,8 @@ class Stacker:
         for path in (self._files.mean, self._files.median):
             if path is not None:
                 colours = like.channels - like.has_alpha
-                sample = np.full((16, 16) if colours == 1 else (16, 16, colours), np.nan, np.float32)
+                shape = (16, 16) if colours == 1 else (16, 16, colours)
+                sample = np.full(shape, np.nan, float_dtype(like.pixels.dtype))
                 pixels, has_alpha = _as_kept(path, sample, like.pixels.dtype)
                 images.check_held(path, pixels, has_alpha=has_alpha, compression=compression)
 
@@ -309,7 +310,7 @@ def _each(*steps: Callable[[], None]) -> None:
         raise errors[0]
 
 
-def _as_kept(path: Path, values: NDArray[np.float32], kind: np.dtype[Any]) -> tuple[NDArray[Any], bool]:
+def _as_kept(path: Path, values: Floats, kind: np.dtype[Any]) -> tuple[NDArray[Any], bool]:
     """Floats for a TIFF, which holds what averaging gains; else of the frames' own dtype, with alpha for NaN."""
     if path.suffix.lower() in {".tif", ".tiff"} or kind.kind not in "iu":
         return values, False
@@ -322,7 +323,7 @@ def _as_kept(path: Path, values: NDArray[np.float32], kind: np.dtype[Any]) -> tu
     return np.concatenate([np.atleast_3d(pixels), np.where(missing, 0, limits.max).astype(kind)], axis=2), True
 
 
-def _picture_of(mean: NDArray[np.float32], like: Picture) -> Picture:
+def _picture_of(mean: Floats, like: Picture) -> Picture:
     """A mean as a picture to align to."""
     digest = hashlib.sha256(mean.tobytes()).hexdigest()
     return replace(

@@ -122,6 +122,26 @@ def test_pages_that_are_no_frames_are_said(frames, invoke):
     assert "frame;" not in invoke("stack", "two.tif", *QUICK).stderr
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_mean_and_median_keep_a_small_range_far_from_0(dtype, workdir, invoke):
+    names = [f"f{k}.tif" for k in range(3)]
+    for k, name in enumerate(names):
+        tifffile.imwrite(name, (1e9 + moved(k, 0)).astype(dtype))
+    made = ("--no-image", "--mean", "mean.tif", "--median", "median.tif")
+    result = invoke("stack", *names, "--model", "translate", *made)
+    assert result.exit_code == 0, result.stderr
+    for name in ("mean.tif", "median.tif"):
+        assert np.abs(tifffile.imread(name) - 1e9 - moved(0, 0))[4:-4, 4:-4].max() < 2
+
+
+def test_frames_of_several_types_have_a_median(workdir, invoke):
+    names = [f"f{k}.tif" for k in range(3)]
+    for name, dtype in zip(names, (np.float32, np.float64, np.uint8), strict=True):
+        tifffile.imwrite(name, moved(0, 0).astype(dtype))
+    assert invoke("stack", *names, *QUICK, "--no-image", "--median", "median.tif").exit_code == 0
+    np.testing.assert_allclose(tifffile.imread("median.tif"), moved(0, 0), atol=1)
+
+
 def test_median_alone_has_the_type_of_the_frames(frames, invoke):
     result = invoke("stack", *frames[0], *QUICK, "--no-image", "--median", "median.png")
     assert result.exit_code == 0, result.stderr
@@ -352,7 +372,7 @@ def test_averages_leave_out_what_is_not_covered(tmp_path):
             total.add(frame, there)
             file.write(np.where(there, frame, np.nan).astype(np.float32).tobytes())
         np.testing.assert_array_equal(total.mean(), [[3, 5]])
-        np.testing.assert_array_equal(median(file, (1, 2)), [[2, 5]])
+        np.testing.assert_array_equal(median(file, (1, 2), np.dtype(np.float32)), [[2, 5]])
 
 
 def test_median_matches_numpy(tmp_path):
@@ -362,7 +382,7 @@ def test_median_matches_numpy(tmp_path):
     known = np.where(np.isfinite(frames), frames, np.nan)
     with (tmp_path / "frames").open("w+b") as file:
         file.write(frames.tobytes())
-        np.testing.assert_allclose(median(file, (40, 7)), np.nanmedian(known, axis=0))
+        np.testing.assert_allclose(median(file, (40, 7), np.dtype(np.float32)), np.nanmedian(known, axis=0))
 
 
 @pytest.mark.parametrize("colours", [1, 3])
