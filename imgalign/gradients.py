@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from imgalign._types import Image
 from imgalign.errors import OptionError, ShapeError
+from imgalign.wanted import check_number
 
 Operator = Literal["central", "sobel", "scharr", "gaussian"]
 
@@ -179,6 +180,7 @@ def _smooth3(image: Tensor, taps: Tensor, axis: int) -> Tensor:
 
 
 def _gaussian(image: Tensor, sigma_px: float) -> tuple[Tensor, Tensor]:
+    check_number("sigma_px", sigma_px)
     if not (math.isfinite(sigma_px) and sigma_px > 0):
         raise OptionError(f"sigma_px must be above zero, got {sigma_px}; 1 suits most pictures")
     # Four sigmas hold all but 6e-5 of the weight; a pixel more keeps a slope for tiny sigmas.

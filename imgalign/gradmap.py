@@ -13,6 +13,7 @@ from imgalign._types import Image, Pixels
 from imgalign.errors import OptionError, ShapeError
 from imgalign.gradients import Operator, gradient_magnitude
 from imgalign.upsample import upsample_bilinear
+from imgalign.wanted import check_number
 
 Channels = Literal["max", "luminance"]
 Colormap = Literal["gray", "heat", "cubehelix"]
@@ -53,6 +54,11 @@ def gradmap(
     """
     if channels not in get_args(Channels):
         raise OptionError(f"channels must be one of {', '.join(get_args(Channels))}, got {channels!r}")
+    if operator not in tuple(get_args(Operator)):
+        raise OptionError(f"operator must be one of {', '.join(get_args(Operator))}, got {operator!r}")
+    check_number("level", level, whole=True)
+    if level < 0:
+        raise OptionError(f"level must be 0 (full size) or above, got {level}")
     batch = _colours(_as_batch(np.asarray(image), has_alpha), channels)
     finite = torch.isfinite(batch)
     filled = torch.where(finite, batch, 0.0) if not bool(finite.all()) else batch
@@ -133,7 +139,7 @@ def full_scale(dtype: np.dtype[Any]) -> float | None:
 
 
 def _as_batch(image: Pixels, has_alpha: bool | None) -> Image:
-    if image.ndim not in {2, 3} or 0 in image.shape or not np.isrealobj(image):
+    if image.ndim not in {2, 3} or 0 in image.shape or image.dtype.kind not in "biuf":
         raise ShapeError(f"image must be (H, W) or (H, W, C) of real numbers, got {image.shape} of {image.dtype}")
     wide = image.dtype.itemsize > (2 if image.dtype.kind in "iu" else 4)  # float32 holds 24 bits
     planes = image[..., None] if image.ndim == 2 else image
@@ -154,12 +160,10 @@ def _colours(batch: Image, channels: Channels) -> Image:
 
 def _at_level(image: Image, level: int, operator: Operator, sigma_px: float) -> Image:
     """Magnitudes at a pyramid level, `(B, C, H, W)` at full size."""
-    if level < 0:
-        raise OptionError(f"level must be 0 (full size) or above, got {level}")
-    factor = 1 << level
     height, width = image.shape[-2:]
-    if min(height, width) < 2 * factor:
+    if level > min(height, width).bit_length() - 2:  # however large, and so without the power of two
         raise ShapeError(f"level {level} of {width} x {height} pixels has less than 2 x 2 left; choose a lower level")
+    factor = 1 << level
     if level == 0:
         return gradient_magnitude(image, operator=operator, sigma_px=sigma_px)
     whole = nn.pad(image, (0, -width % factor, 0, -height % factor), mode="replicate")

@@ -300,7 +300,10 @@ def _blank(picture: Pixels, size_hw: tuple[int, int], fill: Fill, has_alpha: boo
     if fill is None:
         background = [math.nan if dtype.kind == "f" and not has_alpha else 0.0] * colours
     else:
-        background = [float(v) for v in np.atleast_1d(np.asarray(fill, float))]
+        try:
+            background = [float(v) for v in np.atleast_1d(np.asarray(fill, float))]
+        except (TypeError, ValueError):
+            raise OptionError(f"fill must be a number or one a channel, got {fill!r}") from None
         background = background * colours if len(background) == 1 else background
         if len(background) not in (colours, channels):
             raise OptionError(f"fill has {len(background)} values for {colours} channels; give one, or one for each")

@@ -89,12 +89,25 @@ def test_unusable_shape_is_refused(shape):
 def test_level_too_deep_is_refused():
     with pytest.raises(ShapeError, match="lower level"):
         gradmap(picture((16, 16)), level=4)
+    with pytest.raises(ShapeError, match="lower level"):
+        gradmap(picture((16, 16)), level=10**30)
+    assert gradmap(picture((16, 19)), level=3).shape == (16, 19)
 
 
-@pytest.mark.parametrize("options", [{"channels": "red"}, {"operator": "roberts"}, {"level": -1}])
-def test_unknown_option_is_refused(options):
-    with pytest.raises(OptionError):
+@pytest.mark.parametrize("options", [
+    {"channels": "red"}, {"operator": "roberts"}, {"operator": ["sobel"]}, {"level": -1}, {"level": "1"},
+    {"level": None}, {"level": 1.5}, {"level": np.nan}, {"level": True},
+    {"operator": "gaussian", "sigma_px": "1"}, {"operator": "gaussian", "sigma_px": np.nan},
+])  # fmt: skip
+def test_what_an_option_cannot_be_is_refused_by_its_name(options):
+    with pytest.raises(OptionError, match=list(options)[-1]):
         gradmap(picture(), **options)
+
+
+@pytest.mark.parametrize("dtype", ["U1", "S1", "O", complex, "datetime64[s]"])
+def test_what_holds_no_numbers_is_refused(dtype):
+    with pytest.raises(ShapeError, match="real numbers"):
+        gradmap(np.zeros((9, 9), dtype))
 
 
 def test_luminance_of_five_channels_is_refused():

@@ -261,6 +261,7 @@ def test_tiles_leave_no_seams(kernel, monkeypatch):
         ({"pixels": np.ones((0, 4))}, ShapeError, "wanted pixels"),
         ({"pixels": np.ones((4, 4), complex)}, ShapeError, "complex"),
         ({"fill": (1, 2)}, OptionError, "fill has 2 values"),
+        ({"fill": "black"}, OptionError, "fill must be a number or one a channel, got 'black'"),
         ({"fill": 300}, OptionError, "between 0 and 255"),
     ],
 )
