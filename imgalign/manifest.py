@@ -127,7 +127,8 @@ class Manifest:
         return self._from_paths(_split(text, "\0") if self._kind == "nul" else _split(text, "\n"))
 
     def _from_csv(self, text: TextIOWrapper) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        reader = csv.reader(text, delimiter=_delimiter(text))
+        delimiter = _delimiter(text)
+        reader = csv.reader(_quotes_first(text, delimiter), delimiter=delimiter)
         rows = (row for row in reader if any(cell.strip() for cell in row))
         header = [name.strip().lower() for name in next(rows)]
         for name in _TEXTS:
@@ -285,6 +286,29 @@ def _delimiter(text: TextIOWrapper) -> str:
     header = next(line for line in text if line.strip())
     text.seek(0)
     return max(",;\t", key=header.count)
+
+
+def _quotes_first(lines: Iterable[str], delimiter: str) -> Iterator[str]:
+    """Lines without the blanks before quotes, for `csv` takes quotes behind a blank for a part of the name.
+
+    Its own `skipinitialspace` would take the blanks off other names too, which a file may have (`_tidied`).
+    """
+    blanks = " \t".replace(delimiter, "")
+    quoted = re.compile(rf'(\A|{delimiter})[{blanks}]*("(?:[^"]|"")*("|\Z))')
+    is_open = False  # in the middle of a name with a line break
+
+    def moved_up(found: re.Match[str]) -> str:
+        nonlocal is_open
+        is_open = not found[3]
+        return found[1] + found[2]
+
+    for line in lines:
+        if '"' not in line:
+            yield line
+        elif is_open:
+            yield quoted.sub(moved_up, f'"{line}')[1:]
+        else:
+            yield quoted.sub(moved_up, line)
 
 
 def _tidied(cell: str) -> str:

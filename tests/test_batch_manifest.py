@@ -64,6 +64,29 @@ def test_blanks_that_belong_to_a_name_stay(workdir):
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ('a.png, "b c.png"', ("a.png", "b c.png")),
+        ('  "a, b.png",\t"say ""c"".png" ', ("a, b.png", 'say "c".png')),
+        ('"a, ""b.png", "c.png"', ('a, "b.png', "c.png")),
+        ('"a, "" , ""b.png", c "d".png', ('a, " , "b.png', 'c "d".png')),
+        ('"a\n, ""b.png",  "c\n, "".png"', ('a\n, "b.png', 'c\n, ".png')),
+        ('5" lens.png, "b.png"', ('5" lens.png', "b.png")),
+    ],
+)
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_blanks_before_quotes_do_not_count(line, names, delimiter):
+    header = f'fixed{delimiter} "moving"\n'
+    expected = [tuple(name.replace(",", delimiter) for name in names), ("e", "f")]
+    assert named(read(header + line.replace(",", delimiter) + f"\ne{delimiter}f\n")) == expected
+
+
+def test_a_name_that_begins_with_a_blank_is_quoted(workdir):
+    Path(" b.png").touch()
+    assert named(read('fixed,moving\na.png, " b.png"\n')) == [("a.png", " b.png")]
+
+
 def test_columns_become_options_of_the_pair(workdir):
     (entry,) = read("fixed,moving,id,model,output,params,mask,moving_mask,init\na,b,c,rigid,d,e,f,g,h\n")
     assert entry == Entry(2, "a", "b", "c", "rigid", "d", "e", "f", "g", "h")
