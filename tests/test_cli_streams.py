@@ -67,3 +67,9 @@ def test_streams_that_take_nothing_do_not_change_what_the_work_was(streams, pair
     assert shell(f"translate {pair.fixed} {pair.moving} again.png {json} {streams}")[0] == 0
     assert Path("again.aligned.png").exists()
     assert shell(f"info moving.params.json nothing.json {streams}")[0] == 1
+
+
+@pytest.mark.parametrize("line", ["affine", "nonsense", "--nonsense", "", "info", "rigid --levels x a.png b.png"])
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", "2>/dev/full >&-"])
+def test_wrong_usage_is_2_though_nobody_hears_of_it(line, streams, shell):
+    assert shell(f"{line} {streams}") == (2, "")

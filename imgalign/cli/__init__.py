@@ -8,7 +8,8 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
@@ -80,10 +81,16 @@ class ImgalignGroup(click.Group):
             with formatter.section(section):
                 formatter.write_dl(rows)
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read what comes before the command."""
+        with _usage_said():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what was raised on purpose becomes one line and an exit status."""
         try:
-            value = super().invoke(ctx)
+            with _usage_said():
+                value = super().invoke(ctx)
             if sys.stdout is not None:  # closed by who started it
                 sys.stdout.flush()  # a closed pipe must show here, not while the interpreter shuts down
         except OptionError as error:
@@ -115,6 +122,19 @@ def tell(text: str) -> None:
         raise
     except OSError:
         _drop(sys.stderr)
+
+
+@contextmanager
+def _usage_said() -> Iterator[None]:
+    """Say what click has against the usage as click does, and exit with its status though nobody may hear of it."""
+    try:
+        yield
+    except click.ClickException as error:
+        try:
+            error.show()
+        except OSError:
+            _drop(sys.stderr)
+        raise click.exceptions.Exit(error.exit_code) from None
 
 
 def lose_stdout(error: OSError) -> None:
