@@ -20,7 +20,7 @@ from imgalign.levels import Levels
 from imgalign.periods import ALIKE, EXACTLY, likeness
 from imgalign.plane import Plane, even_reduction
 from imgalign.polish import Polished
-from imgalign.search import SEARCH_PIXELS, Hypothesis, Slack, allowed
+from imgalign.search import ACROSS, SEARCH_PIXELS, Hypothesis, Slack, allowed
 from imgalign.starts import Starts, is_automatic
 from imgalign.transforms import get_model, local_scale
 from imgalign.wanted import Wanted
@@ -34,7 +34,6 @@ _EXACT = 2.0  # pixels of the base level: keypoints know a place as well
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
-_ACROSS = 8  # pixels of the shortest side of a level that says anything
 _EXPLAINED = 0.9  # correlation of an answer that needs no search, of a picture that looks the same elsewhere
 _CHANCE_LEAD = 0.1  # over another place of a lattice: some hundredths are chance, and
 _OF_LATTICE = 0.3  # of them counts
@@ -101,7 +100,7 @@ class Pair:
         self.base = min(self.base, 2 * (shortest // 64) or 1)
         self.levels = Levels(fixed.at(self.base), moving.at(self.base))
         # Where reduced pictures hang over their own border, most of a level is what was made up there.
-        across = round(_ACROSS * self.levels.longest / (shortest // self.base))
+        across = round(ACROSS * self.levels.longest / (shortest // self.base))
         self.ladder = Ladder(self.levels, self.base, max(coarsest, across))
         self.finer = Ladder(self.levels, self.base).middle / self.ladder.middle  # than the usual ladder
         self.finish = Finish(fixed, moving, wanted, self.ladder, self.base, between)
@@ -338,7 +337,7 @@ class Pair:
         matrix = polished.moving_from_fixed
         scale = local_scale(matrix, self.size_hw)
         r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
-        if min(min(self.fixed.size_hw) // r_fixed, min(self.moving.size_hw) // r_moving) < _ACROSS:
+        if min(min(self.fixed.size_hw) // r_fixed, min(self.moving.size_hw) // r_moving) < ACROSS:
             return 1.0  # no room for patches
         there = level_from_full(r_moving) @ matrix @ np.linalg.inv(level_from_full(r_fixed))
         share = agreement.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), there)

@@ -66,6 +66,11 @@ class Levels:
         """Pixels of the longest side of both."""
         return max(*self._fixed[0].shape[-2:], *self._moving[0].shape[-2:])
 
+    @property
+    def shortest(self) -> int:
+        """Pixels of the shortest side of both."""
+        return min(*self._fixed[0].shape[-2:], *self._moving[0].shape[-2:])
+
     def at(self, fixed_reduction: float, moving_reduction: float) -> Level:
         """Each picture reduced by a factor of its own."""
         key = fixed_reduction, moving_reduction

@@ -29,6 +29,7 @@ from imgalign.transforms import corner_distance, local_scale
 from imgalign.wanted import Wanted
 
 SEARCH_PIXELS = 96  # longer side of the pictures that are searched
+ACROSS = 8  # pixels of the shortest side of a level that says anything
 LEAST_OVERLAP = 0.2  # of the smaller picture; less says too little at this size
 _SPARE = 0.4  # of the shorter side: shifts at both ends whose overlap is too small to be looked at
 _APART = 3  # pixels between two peaks of one rotation and scale, at least
@@ -109,7 +110,10 @@ def search(levels: Levels, span: Range, *, peaks: int = 1, contrast: bool = Fals
         peaks: Shifts to keep for each rotation and scale.
         contrast: Correlate local contrast as well as edges: what texture that repeats differs by.
     """
-    reduction = max(1.0, levels.longest / SEARCH_PIXELS)
+    furthest: float = levels.longest
+    if not any(span.rotations_deg):  # canvases to turn long and thin pictures on would be as wide as they are long
+        furthest = reach(furthest, levels.shortest)
+    reduction = max(1.0, furthest / SEARCH_PIXELS)
     found: list[Hypothesis] = []
     for scale in span.scales:
         of_fixed, of_moving = reduction * max(1.0, 1 / scale), reduction * max(1.0, scale)
@@ -120,6 +124,14 @@ def search(levels: Levels, span: Range, *, peaks: int = 1, contrast: bool = Fals
             fixed_level, moving_full = level_from_full(of_fixed), np.linalg.inv(level_from_full(of_moving))
             found += [Hypothesis(moving_full @ h.moving_from_fixed @ fixed_level, h.score) for h in part]
     return sorted(found, key=lambda h: -h.score)
+
+
+def reach(longest: float, shortest: float) -> float:
+    """The longer side, in pixels, of pictures whose levels are as fine as those of pictures of these sides.
+
+    Levels of long and thin pictures are finer than their length alone asks for.
+    """
+    return min(longest, shortest * SEARCH_PIXELS / ACROSS)
 
 
 def distinct(hypotheses: list[Hypothesis], size_hw: tuple[int, int], apart: float, count: int) -> list[Hypothesis]:
@@ -144,48 +156,55 @@ def _correlate(
     """Masked correlation of one fixed field with a moving field turned every way; matrices in their own pixels."""
     h, w = fixed[0].shape[-2:]
     moving_hw = moving[0].shape[-2:]
-    side = math.ceil(math.hypot(*moving_hw)) + 1 if any(rotations_deg) else max(moving_hw)
-    side += side % 2
+    sides, ours_hw = (moving_hw[0], moving_hw[1]), (h, w)
+    if any(rotations_deg):
+        sides, ours_hw = (math.ceil(math.hypot(*moving_hw)) + 1,) * 2, (max(h, w),) * 2
+    side_hw = sides[0] + sides[0] % 2, sides[1] + sides[1] % 2
     # Shifts of little overlap are not looked at, so they may share their places in a smaller, periodic frame.
     spare = int(_SPARE * min(h, w, *moving_hw))
-    frame = fast_length(max(h, w) + side - spare)
+    frame_hw = fast_length(ours_hw[0] + side_hw[0] - spare), fast_length(ours_hw[1] + side_hw[1] - spare)
     first, opposite = _halved(rotations_deg)
-    field, mask, turned = _turn(moving, first, mirror, side)
+    field, mask, turned = _turn(moving, first, mirror, side_hw)
     energy_fixed = fixed[0].square().sum(1, keepdim=True)
     energy_moving = field.square().sum(1, keepdim=True)
     least = max(16.0, LEAST_OVERLAP * min(float(total(fixed[1])), float(total(moving[1]))))
-    ours, theirs = (torch.fft.rfft2(x, s=(frame, frame)) for x in (fixed[0], field))
+    ours, theirs = (torch.fft.rfft2(x, s=frame_hw) for x in (fixed[0], field))
     coarse = [(fixed[1], mask), (energy_fixed, mask), (fixed[1], energy_moving)]
-    coarse_spectra = [(_coarse_spectrum(a, frame), _coarse_spectrum(b, frame)) for a, b in coarse]
+    coarse_spectra = [(_coarse_spectrum(a, frame_hw), _coarse_spectrum(b, frame_hw)) for a, b in coarse]
+    half_hw = frame_hw[0] // 2, frame_hw[1] // 2
     found: list[Hypothesis] = []
     for half_turned in (False, True)[: 1 + opposite]:
-        inner = _correlated(ours[:, -2:], theirs[:, -2:], frame, half_turned)
+        inner = _correlated(ours[:, -2:], theirs[:, -2:], frame_hw, half_turned)
         if contrast:  # inverted or not
-            inner = inner.add_(_correlated(ours[:, :1], theirs[:, :1], frame, half_turned).abs_())
-        overlap, own_fixed, own_moving = (_correlated(a, b, frame // 2, half_turned).mul_(4) for a, b in coarse_spectra)
+            inner = inner.add_(_correlated(ours[:, :1], theirs[:, :1], frame_hw, half_turned).abs_())
+        overlap, own_fixed, own_moving = (_correlated(a, b, half_hw, half_turned).mul_(4) for a, b in coarse_spectra)
         norm = (own_fixed.clamp_min_(1e-3) * own_moving.clamp_min_(1e-3)).rsqrt_()
         overlap = torch.where(overlap > least, overlap, 0.0)
         for row, z, place in _peaks(inner, norm, overlap, peaks):
             matrix, shift = turned[row], place
             if half_turned:
                 # A canvas turned by half a circle is itself read backwards, and so correlating is convolving.
-                matrix = matrix @ np.array([[-1, 0, side - 1], [0, -1, side - 1], [0, 0, 1.0]])
-                shift = ((side - 1 - place[0]) % frame, (side - 1 - place[1]) % frame)
-            dx, dy = (d - frame if d >= side - spare // 2 else d for d in shift)
+                last_x, last_y = side_hw[1] - 1, side_hw[0] - 1
+                matrix = matrix @ np.array([[-1, 0, last_x], [0, -1, last_y], [0, 0, 1.0]])
+                shift = ((last_x - place[0]) % frame_hw[1], (last_y - place[1]) % frame_hw[0])
+            dy, dx = (
+                d - frame if d >= side - spare // 2 else d
+                for d, side, frame in zip(reversed(shift), side_hw, frame_hw, strict=True)
+            )
             found.append(Hypothesis(matrix @ np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1.0]]), z))
     return found
 
 
-def _correlated(a: Tensor, b: Tensor, n: int, convolve: bool) -> Tensor:
+def _correlated(a: Tensor, b: Tensor, size_hw: tuple[int, int], convolve: bool) -> Tensor:
     """For every shift of `a` (read backwards with `convolve`) over `b`, the sum of `a * b` over pixels and channels.
 
-    Both are half-plane spectra of `n` by `n` pixels.
+    Both are half-plane spectra of so many pixels.
     """
     a = a if convolve else a.conj().resolve_conj()
     product = a[:, 0] * b[:, 0]
     for channel in range(1, a.shape[1]):
         product.addcmul_(a[:, channel], b[:, channel])
-    return torch.fft.irfft2(product, s=(n, n))
+    return torch.fft.irfft2(product, s=size_hw)
 
 
 def _halved(rotations_deg: tuple[float, ...]) -> tuple[tuple[float, ...], bool]:
@@ -198,20 +217,20 @@ def _halved(rotations_deg: tuple[float, ...]) -> tuple[tuple[float, ...], bool]:
 
 
 def _turn(
-    moving: tuple[Image, Weight], rotations_deg: tuple[float, ...], mirror: bool, side: int
+    moving: tuple[Image, Weight], rotations_deg: tuple[float, ...], mirror: bool, side_hw: tuple[int, int]
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """The moving field on square canvases, one a rotation, its angles turned along; and canvas-to-moving matrices."""
+    """The moving field on canvases, one a rotation, its angles turned along; and canvas-to-moving matrices."""
     h, w = moving[0].shape[-2:]
     angle = np.deg2rad(np.asarray(rotations_deg))
     c, s = np.cos(angle), np.sin(angle)
     flip = -1.0 if mirror else 1.0
     matrices = np.zeros((len(angle), 3, 3))
     matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 0], matrices[:, 1, 1] = c * flip, -s, s * flip, c
-    centre = np.full(2, (side - 1) / 2)
+    centre = np.array([(side_hw[1] - 1) / 2, (side_hw[0] - 1) / 2])
     matrices[:, :2, 2] = np.array([(w - 1) / 2, (h - 1) / 2]) - matrices[:, :2, :2] @ centre
     matrices[:, 2, 2] = 1
     reader = Reader.of(torch.cat([moving[0], moving[1]], 1))
-    out, valid = reader.on_grid(matrices, (side, side))
+    out, valid = reader.on_grid(matrices, side_hw)
     out = out * valid
     doubled = np.stack([np.cos(2 * angle), np.sin(2 * angle)])[..., None, None]
     c2, s2 = torch.as_tensor(doubled, dtype=out.dtype).to(out.device)
@@ -220,10 +239,10 @@ def _turn(
     return field, out[:, -1:], matrices
 
 
-def _coarse_spectrum(image: Image, frame: int) -> Tensor:
+def _coarse_spectrum(image: Image, frame_hw: tuple[int, int]) -> Tensor:
     """Spectrum of something smooth (a mask, an energy), on half the pixels of the frame per axis."""
     even = nn.pad(image, (0, image.shape[-1] % 2, 0, image.shape[-2] % 2))
-    return torch.fft.rfft2(block_mean(even, 2), s=(frame // 2, frame // 2))
+    return torch.fft.rfft2(block_mean(even, 2), s=(frame_hw[0] // 2, frame_hw[1] // 2))
 
 
 def _peaks(inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int) -> Iterator[tuple[int, float, tuple[int, int]]]:
@@ -232,18 +251,18 @@ def _peaks(inner: Tensor, norm: Tensor, overlap: Tensor, peaks: int) -> Iterator
     A score is the correlation (`inner` times `norm`) as Fisher's z, times the root of the overlap. `norm` and
     `overlap` stand on half the pixels per axis.
     """
-    rows, frame = inner.shape[0], inner.shape[-1]
+    rows, (height, width) = inner.shape[0], inner.shape[-2:]
     coarse = (norm * overlap.sqrt())[:, :, None, :, None]
     # z grows with the correlation: it is taken of the peaks alone.
-    score = (inner.reshape(rows, frame // 2, 2, frame // 2, 2) * coarse).reshape(rows, frame, frame)
+    score = (inner.reshape(rows, height // 2, 2, width // 2, 2) * coarse).reshape(rows, height, width)
     if peaks > 1:
         # Shifts run round the frame, and no shift at all lies in its corner.
         rounded = nn.pad(score[:, None], (_APART,) * 4, mode="circular")
         highest = largest(rounded, _APART)[:, 0, _APART:-_APART, _APART:-_APART]
         score = torch.where(score == highest, score, 0.0)
     value, index = score.flatten(1).topk(peaks, dim=1)
-    y, x = index // frame, index % frame
-    root = overlap.flatten(1).gather(1, (y // 2) * (frame // 2) + x // 2).sqrt()
+    y, x = index // width, index % width
+    root = overlap.flatten(1).gather(1, (y // 2) * (width // 2) + x // 2).sqrt()
     z = torch.atanh((value / root.clamp_min(1e-9)).clamp_max(0.99)) * root
     # Places in a frame this small are exact in any float: one transfer for all.
     for row, places in enumerate(zip(*torch.stack([z, x.to(z), y.to(z)]).tolist(), strict=True)):

@@ -18,7 +18,7 @@ from imgalign.decompose import decompose
 from imgalign.errors import OptionError
 from imgalign.levels import Levels
 from imgalign.plane import Plane
-from imgalign.search import SEARCH_PIXELS, Hypothesis, Range, Slack, allowed, distinct, full_range, search
+from imgalign.search import SEARCH_PIXELS, Hypothesis, Range, Slack, allowed, distinct, full_range, reach, search
 from imgalign.transforms import corner_distance, get_model, local_scale
 from imgalign.wanted import Wanted
 
@@ -105,7 +105,7 @@ class Starts:
         span = Range(tuple(angle + turn for turn in turns), (scale,), mirror)
         places = self._search(span, peaks=_PERIODS, apart=_FINE_GRID, count=_PERIODS, contrast=True)
         places = [h for h in places if h.score > _FIT * places[0].score]
-        near = _BASIN * max(self.size_hw)
+        near = _BASIN * self._reach
         alone = all(corner_distance(h.moving_from_fixed, moving_from_fixed, self.size_hw) < near for h in places)
         return [] if alone else places
 
@@ -133,7 +133,7 @@ class Starts:
             return shifts
         starts = [*shifts, Hypothesis(np.eye(3), 0.0), Hypothesis(centre, 0.0)]
         alike = sum(h.score > _ALIKE * shifts[0].score for h in shifts)
-        return distinct(starts, self.size_hw, _BASIN * max(self.size_hw), max(_CHEAP, alike))
+        return distinct(starts, self.size_hw, _BASIN * self._reach, max(_CHEAP, alike))
 
     def shifts(self) -> list[Hypothesis]:
         """The best shifts at no rotation: of texture that repeats, those a few periods away as well."""
@@ -177,12 +177,18 @@ class Starts:
         furthest = 180.0 if w.max_rotation is None else w.max_rotation
         return full_range(w.model, furthest, w.max_scale or 2.0, w.allow_mirror)
 
+    @property
+    def _reach(self) -> float:
+        """The longer side, or of long and thin pictures what stands for it."""
+        return reach(max(self.size_hw), min(self.size_hw))
+
     def _search(
         self, span: Range, peaks: int, apart: float = _GRID, count: int = _STARTS, contrast: bool = False
     ) -> list[Hypothesis]:
         began = time.perf_counter()
         full = self._at_full_size(search(self._levels, span, peaks=peaks, contrast=contrast))
-        best = distinct(full, self.size_hw, apart * math.hypot(*self.size_hw), count)
+        diagonal = math.hypot(*self.size_hw) * self._reach / max(self.size_hw)
+        best = distinct(full, self.size_hw, apart * diagonal, count)
         self._spent("start", began)
         return best
 

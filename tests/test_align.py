@@ -47,6 +47,21 @@ def test_every_model_is_found_from_far_away(model):
     assert result.status == "converged"
 
 
+@pytest.mark.parametrize(("across", "ratio"), [(24, 10), (40, 30), (24, 166), (16, 200)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_long_and_thin_pictures_are_shifted_along_and_across(across, ratio, turned):
+    size = across, ratio * across
+    scene = Blobs(1, size[1], count=size[1] // 2, sigma=(1.5, 5))
+    scene.centres[:, 1] *= 2 * across / size[1]
+    for shift in ((3.3, 1.2), (0.12 * size[1], -2.1)):
+        truth = about_centre(size, shift=shift)
+        two = [np.clip(110 + 60 * p, 0, 255).astype(np.uint8) for p in pair(scene, size, truth)]
+        result = align(*(p.T if turned else p for p in two), model="translate")
+        found = result.moving_from_fixed[:2, 2]
+        np.testing.assert_allclose(found[::-1] if turned else found, shift, atol=0.1)
+        assert result.trusted, result.reasons
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.int32, np.uint32])
 def test_a_small_range_far_from_0_is_aligned_like_any_other(dtype):
     two = pictures(about_centre(SIZE, shift=(6, -5), angle_deg=4))

@@ -43,6 +43,18 @@ def test_peaks_of_one_rotation_lie_apart(shift):
     assert apart.min() > 3.9 * 130 / 96
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (700, 2), (-3, 9), (-1500, -6)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_shifts_of_long_and_thin_pictures_are_found(shift, turned):
+    size = 24, 3000
+    scene = Blobs(3, size[1], count=3000, sigma=(3, 6))
+    two = pair(scene, size, about_centre(size, shift=shift))
+    levels = Levels(*(planes(picture.T if turned else picture) for picture in two))
+    found = search(levels, full_range("translate", 0, 1, False))[0].moving_from_fixed[:2, 2]
+    # Pixels of the search are 3 px.
+    np.testing.assert_allclose(found[::-1] if turned else found, shift, atol=4)
+
+
 @pytest.mark.parametrize("angle_deg", [-170, -93, -30, 4, 61, 135, 180])
 def test_rotations_are_found(angle_deg):
     truth = about_centre(SIZE, angle_deg=angle_deg, shift=(6, -4))
