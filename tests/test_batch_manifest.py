@@ -76,7 +76,7 @@ def test_blanks_that_belong_to_a_name_stay(workdir):
     ],
 )
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_blanks_before_quotes_do_not_count(line, names, delimiter):
+def test_blanks_before_quotes_do_not_count(workdir, line, names, delimiter):
     header = f'fixed{delimiter} "moving"\n'
     expected = [tuple(name.replace(",", delimiter) for name in names), ("e", "f")]
     assert named(read(header + line.replace(",", delimiter) + f"\ne{delimiter}f\n")) == expected
