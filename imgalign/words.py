@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from imgalign.decompose import PlainNumbers
+from imgalign.paths import shown
 
 if TYPE_CHECKING:
     from imgalign.alignment import Alignment
@@ -16,7 +17,8 @@ def describe(alignment: "Alignment") -> str:
     """
     lines = [_verdict(alignment), _motion_line(alignment), _error_line(alignment)]
     lines += [f"note: {reason}" for reason in alignment.reasons]
-    return "\n".join(line for line in lines if line)
+    # Names may hold line breaks, and all of it what a stranger's parameter file does to a terminal.
+    return "\n".join(shown(line) for line in lines if line)
 
 
 def motion(numbers: PlainNumbers, model: str) -> str:

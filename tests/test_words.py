@@ -53,3 +53,11 @@ def test_the_error_bar_is_said():
 
 def test_a_mirror_is_said():
     assert "is mirrored" in described(np.array([[-1, 0, 100], [0, 1, 0], [0, 0, 1]]), "affine")
+
+
+def test_what_a_name_or_a_reason_holds_breaks_no_line():
+    files = {"moving": {"name": "new\nline.png"}, "fixed": {"name": "\x1b[2Jf.png"}}
+    lines = described(np.eye(3), "translate", files=files, reasons=("a\rb",)).splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("to lie on \\x1b[2Jf.png, new\\nline.png moves")
+    assert lines[2] == "note: a\\rb"
