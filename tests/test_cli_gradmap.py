@@ -103,3 +103,11 @@ def test_picture_that_an_option_does_not_suit_never_stops_the_rest(picture, invo
     assert result.exit_code == 1
     assert "bands.tif: luminance needs 3 colour channels, got 5" in result.stderr
     assert Path("a.gradmap.tif").exists()
+
+
+def test_what_was_made_of_a_picture_is_said(workdir, invoke):
+    tifffile.imwrite("pages.tif", np.stack([render((40, 56))] * 2), photometric="minisblack")
+    result = invoke("gradmap", "pages.tif")
+    first, last = result.stderr.splitlines()
+    assert first == "pages.tif: has 2 pages: the first is used; name another as pages.tif[1]"
+    assert last.endswith("wrote pages.gradmap.tif")

@@ -136,12 +136,14 @@ def _write_map(job: Job, given: dict[str, Any], talk: Talk) -> int:
             normalize=given["normalize"],
             colormap=given["colormap"],
         )
-    images.write(
+    notes = images.write(
         job.image,
         pixels,
         like=numbers_like(picture),
         overwrite=given["overwrite"],
         compression=given["compression"],
     )
+    for note in (*picture.notes, *notes):
+        talk.say(f"{job.moving}: {note}")
     talk.say(f"{job.moving}: largest gradient {largest(lengths):.4g} per px; wrote {shown(job.image)}")
     return OK
