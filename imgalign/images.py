@@ -194,7 +194,8 @@ def _opened(file: Path) -> IO[bytes]:
     except ImageReadError:
         raise
     except FileNotFoundError:
-        raise ImageReadError("no such file; check the name") from None
+        what_to_do = "for standard input say /dev/stdin" if str(file) == "-" else "check the name"
+        raise ImageReadError(f"no such file; {what_to_do}") from None
     except PermissionError:
         raise ImageReadError("no permission to read it; check its owner and mode") from None
     except (OSError, ValueError) as error:

@@ -69,7 +69,7 @@ def plan(
     for option, value in (("--output", output), ("--params", params)):
         if value is not None and len(moving) > 1:
             raise OptionError(
-                f"{option} names one file, but {len(moving)} moving pictures came; "
+                f"{option} names one file, but {len(moving)} pictures came; "
                 "use --output-dir, which names each after its picture"
             )
     folder = output_dir or Path()
@@ -123,7 +123,7 @@ def _file_and_page(picture: str) -> tuple[Path, int | None]:
 
 
 def check(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str]) -> None:
-    """Refuse a run in which a file would be written twice, or an input written over.
+    """Refuse a run in which a file would be written twice, an input written over, or an input has no name.
 
     Args:
         outputs: Pairs of the picture that a file comes from, and the file.
@@ -133,7 +133,10 @@ def check(outputs: Iterable[tuple[str, Path]], inputs: Iterable[str]) -> None:
         OptionError: Naming the files.
     """
     sources: dict[str, str] = {}
-    read = {_identity(file_of(name)): name for name in inputs}
+    names = [*inputs]
+    if "" in names:
+        raise OptionError("a file to read has an empty name; is a variable of the script not set?")
+    read = {_identity(file_of(name)): name for name in names}
     for picture, path in outputs:
         identity = _identity(path)
         if identity in read:

@@ -41,6 +41,7 @@ def tiff(name, pixels):
 # what it is: (name, how it is made, what is said)
 UNREADABLE = {
     "missing": ("nowhere.png", lambda: None, "no such file"),
+    "standard input": ("-", lambda: None, "-: no such file; for standard input say /dev/stdin"),
     "folder": ("folder.png", lambda: Path("folder.png").mkdir(), "is a folder"),
     "empty": ("empty.png", lambda: Path("empty.png").touch(), "is empty"),
     "text": ("text.png", lambda: Path("text.png").write_text("Dear diary,\n"), "is text, no picture"),

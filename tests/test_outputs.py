@@ -88,6 +88,11 @@ def test_output_equal_to_an_input_is_refused(tmp_path, monkeypatch, spelling):
         check([("m.png", Path(spelling))], ["a.png"])
 
 
+def test_an_input_without_a_name_is_refused():
+    with pytest.raises(OptionError, match="has an empty name"):
+        check([("m.png", Path("m.aligned.png"))], ["f.png", ""])
+
+
 def test_page_of_the_output_file_is_an_input_too(tmp_path):
     path = tmp_path / "stack.tif"
     path.touch()
