@@ -138,7 +138,8 @@ class Finish:
         other = replace(
             polished,
             moving_from_fixed=found.moving_from_fixed,
-            covariance=found.covariance,
+            covariance=found.known.covariance,
+            misfit=found.known.misfit,
             doubt_px=found.doubt_px,
             converged=True,
         )

@@ -19,7 +19,7 @@ from imgalign.sampling import Reader
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.sums import total
 from imgalign.transforms import MODELS, Model, corner_distance, local_scale
-from imgalign.uncertainty import covariance, rough_corner_sigma
+from imgalign.uncertainty import Known, covariance, rough_corner_sigma
 from imgalign.wanted import MOST_SCALE
 
 _WIDE_BLUR = 3.0  # level pixels: the second descent from each hypothesis, for a wider basin
@@ -64,11 +64,12 @@ class Settled(NamedTuple):
         """Full-size matrix."""
         return self.rung.to_full(self.state.final[0])
 
-    def known(self, model: Model) -> Floats:
-        """`(P, P)` covariance of the parameters, of `Model.generators` of the fixed size."""
-        known, _ = covariance(self.rung.problem, self.state, model, CUTOFF, _TILE, None)
+    def known(self, model: Model) -> Known:
+        """How well the parameters of `Model.generators` of the fixed size are known."""
+        known = covariance(self.rung.problem, self.state, model, CUTOFF, _TILE, None)
         # Parameters move corners in pixels of the level.
-        return known / self.rung.fixed_level[0, 0] ** 2
+        pixel = 1 / self.rung.fixed_level[0, 0] ** 2
+        return known._replace(covariance=pixel * known.covariance, white=pixel * known.white)
 
 
 class Finest(NamedTuple):
@@ -76,13 +77,13 @@ class Finest(NamedTuple):
 
     Attributes:
         moving_from_fixed: Full-size matrix.
-        covariance: `(P, P)` of its parameters, of `Model.generators` of the fixed size: what noise leaves unknown.
+        known: How well its parameters are known.
         doubt_px: By how much answers of different detail differ. What pulls a level pulls the next half as far.
         better: By how much the score there is above that at the answer of grey values, as a share of the latter.
     """
 
     moving_from_fixed: Matrix3
-    covariance: Floats
+    known: Known
     doubt_px: float
     better: float
 
@@ -177,9 +178,8 @@ class Ladder:
             finer = self._settled(first, model, size_hw, max(1.0, last / _FINEST))
             finer_known = finer.known(model)
             apart = corner_distance(first, finer.moving_from_fixed, size_hw)
-            scatter = math.hypot(rough_corner_sigma(known), rough_corner_sigma(finer_known)) * local_scale(
-                first, size_hw
-            )
+            scatter = math.hypot(*(rough_corner_sigma(k.covariance) for k in (known, finer_known)))
+            scatter *= local_scale(first, size_hw)
             doubt = math.hypot(_HALVED * doubt, apart)
             # What two modalities do not share may grow with detail, and pull. Where it does not, answers of finer and
             # finer levels agree, or come to rest.

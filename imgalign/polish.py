@@ -52,6 +52,7 @@ class Polished:
         white_sigma_px: Predicted error of the corners if noise is white: what answers are compared by.
         doubt_px: By how much answers from blurred and from sharp pictures contradict each other beyond chance, or those
             of feature pictures of different detail.
+        misfit: How many times the variances are larger for what the model cannot follow (`uncertainty.Known`).
     """
 
     moving_from_fixed: Matrix3
@@ -64,13 +65,13 @@ class Polished:
     history: tuple[float, ...]
     white_sigma_px: float
     doubt_px: float = 0.0
+    misfit: float = 1.0
 
     def doubted(self) -> "Polished":
-        """The same with an error bar that holds the doubt as well."""
+        """The same with an error bar that holds doubt and misfit as well."""
         known = rough_corner_sigma(self.covariance)
-        if self.doubt_px == 0 or known == 0:
-            return self
-        return replace(self, covariance=self.covariance * (1 + (self.doubt_px / known) ** 2), doubt_px=0.0)
+        more = self.misfit + ((self.doubt_px / known) ** 2 if known > 0 else 0.0)
+        return self if more == 1 else replace(self, covariance=self.covariance * more, doubt_px=0.0, misfit=1.0)
 
 
 def polish(
@@ -209,18 +210,19 @@ class _Descent:
         h, w = (step * n for n in problem.size_hw)
         # Under a changing gain residuals are alike over as far as it varies.
         tile = _TILE if problem.gain is None or h * w < _MANY_TILES * _LIT_TILE**2 else _LIT_TILE
-        known, white = covariance(problem, state, self._model, self._cutoff, tile // step, noise)
+        known = covariance(problem, state, self._model, self._cutoff, tile // step, noise)
         return Polished(
             moving_from_fixed=self.matrix[0],
             # Parameters move corners in pixels of the problem.
-            covariance=known * step**2,
+            covariance=known.covariance * step**2,
             correlation=float(state.correlation[0]),
             overlap=float(state.overlap[0]),
             noise=float(state.scale[0]),
             loss=float(state.loss[0]),
             converged=bool(state.converged[0]),
             history=tuple(self._history),
-            white_sigma_px=step * rough_corner_sigma(white),
+            white_sigma_px=step * rough_corner_sigma(known.white),
+            misfit=known.misfit,
         )
 
 

@@ -58,13 +58,13 @@ def test_feature_pictures_that_waver_from_detail_to_detail_do_not_stand_in(
 
 def test_an_answer_that_grey_values_know_well_is_kept(two, candidate):
     polished = two.finish.polish(candidate.ranked[0].moving_from_fixed)
-    assert two.finish.best_known(candidate.ranked[0], polished) is polished
+    assert two.finish.best_known(candidate.ranked[0], polished).moving_from_fixed is polished.moving_from_fixed
 
 
 def test_feature_pictures_stay_out_where_noise_explains_what_grey_values_leave(two, candidate):
     polished = two.finish.polish(candidate.ranked[0].moving_from_fixed)
     unsure = replace(polished, covariance=polished.covariance + np.eye(3), noise=1e-4)
-    assert two.finish.best_known(candidate.ranked[0], unsure) is unsure
+    assert two.finish.best_known(candidate.ranked[0], unsure).moving_from_fixed is unsure.moving_from_fixed
 
 
 def test_feature_pictures_stay_out_where_the_pictures_as_they_came_differ_by_noise(two, candidate):
@@ -77,7 +77,10 @@ def test_feature_pictures_stay_out_where_the_pictures_as_they_came_differ_by_noi
     # Weighted or whitened pictures may say otherwise.
     polished = noisy.finish.polish(np.eye(3))
     unsure = replace(polished, covariance=polished.covariance + np.eye(3), noise=1.0)
-    assert noisy.finish.best_known(replace(candidate.ranked[0], moving_from_fixed=np.eye(3)), unsure) is unsure
+    assert (
+        noisy.finish.best_known(replace(candidate.ranked[0], moving_from_fixed=np.eye(3)), unsure).moving_from_fixed
+        is unsure.moving_from_fixed
+    )
 
 
 def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candidate, monkeypatch):
@@ -86,12 +89,12 @@ def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candid
     astray = replace(polished, moving_from_fixed=about_centre(SIZE, shift=(7, -3), angle_deg=3), noise=1.0)
     assert corner_sigma(astray, two.model, SIZE) < 0.01
     noisy = replace(astray, noise=1e-4)
-    assert two.finish.best_known(candidate.ranked[0], noisy) is noisy
+    assert two.finish.best_known(candidate.ranked[0], noisy).moving_from_fixed is noisy.moving_from_fixed
     mended = two.finish.by_features(candidate.ranked[0], astray)
     assert corner_error(mended.moving_from_fixed, TRUTH, SIZE) < 0.05
     # Both may be true, or features fit no better where they lead.
     found = two.ladder.finest(TRUTH, astray.moving_from_fixed, two.model, SIZE)
-    vague = found._replace(covariance=found.covariance + np.eye(3))
+    vague = found._replace(known=found.known._replace(covariance=found.known.covariance + np.eye(3)))
     for other in (vague, found._replace(better=-0.01)):
         monkeypatch.setattr(two.ladder, "finest", lambda *_, other=other: other)
         assert two.finish.by_features(candidate.ranked[0], astray) is astray

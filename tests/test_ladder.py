@@ -9,6 +9,7 @@ from imgalign.ladder import Ladder, _survivors
 from imgalign.levels import Levels
 from imgalign.search import Hypothesis
 from imgalign.transforms import MODELS
+from imgalign.uncertainty import Known
 
 SIZE = (120, 144)
 TRUTH = about_centre(SIZE, shift=(4, -3), angle_deg=5)
@@ -40,7 +41,7 @@ def test_the_finest_features_say_how_exact_they_are(ladder):
     found = ladder.finest(start, TRUTH, MODELS["rigid"], SIZE)
     error = corner_error(found.moving_from_fixed, TRUTH, SIZE)
     assert error < 0.02
-    sigma = float(found.covariance.trace()) ** 0.5
+    sigma = float(found.known.covariance.trace()) ** 0.5
     assert 0 < sigma < 0.05
     assert error < 5 * sigma
     assert error < 3 * found.doubt_px < 0.2
@@ -50,7 +51,7 @@ def of_levels(answers, monkeypatch):
     """A ladder whose levels give these shifts along x with an error of a tenth of a pixel, from coarse to fine."""
     pictures = torch.rand(2, 1, 1, 300, 400, generator=torch.Generator().manual_seed(0))
     ladder, left = Ladder(Levels(*((p, torch.ones_like(p)) for p in pictures)), 1), iter(answers)
-    known = torch.eye(2, dtype=torch.float64) * 0.005
+    known = Known(*2 * [np.eye(2) * 0.005], 1.0)
 
     def settled(*_):
         return SimpleNamespace(

@@ -205,13 +205,17 @@ def test_occluders_are_let_go(contrasts):
 
 
 def test_what_blurred_and_sharp_pictures_contradict_each_other_in_widens_the_error_bar():
-    smooth = replace(polished(*pair(SCENE, SIZE, np.eye(3)), np.eye(3), "translate"), white_sigma_px=0.01)
+    done = polished(*pair(SCENE, SIZE, np.eye(3)), np.eye(3), "translate")
+    smooth = replace(done, white_sigma_px=0.01, misfit=1.0)
     near, far = (replace(smooth, moving_from_fixed=about_centre(SIZE, shift=(x, 0))) for x in (0.015, 0.05))
     assert _doubt_px(smooth, near, SIZE) == 0
     assert _doubt_px(smooth, far, SIZE) == pytest.approx((0.05**2 - 0.02**2) ** 0.5, rel=1e-3)
     bar = replace(far, covariance=torch.diag(torch.tensor([1e-6, 3e-6])), doubt_px=0.04)
     assert bar.doubted().covariance.trace() == pytest.approx(4e-6 + 0.04**2)
     assert near.doubted() is near
+    both = replace(bar, misfit=5.0).doubted()
+    assert both.covariance.trace() == pytest.approx(5 * 4e-6 + 0.04**2)
+    assert both.doubted() is both
 
 
 @pytest.mark.parametrize(("white", "all_noise", "stands"), [(0.012, 0.1, True), (0.02, 0.04, True), (0.02, 0.1, False)])

@@ -4,13 +4,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scenes import Blobs, about_centre, pair, problem, tensor
+from scenes import Blobs, about_centre, pair, problem, render, tensor
 from scipy.linalg import sqrtm
 from scipy.stats import chi2
 
 from imgalign.refine import evaluate, refine
 from imgalign.transforms import MODELS
-from imgalign.uncertainty import BlurredNoise, _evened, _unfitted, covariance, noise_information, tile_scores
+from imgalign.uncertainty import (
+    BlurredNoise,
+    Tiles,
+    _evened,
+    _strength,
+    _unfitted,
+    covariance,
+    noise_information,
+    tile_scores,
+)
 
 SIZE = (90, 110)
 
@@ -20,7 +29,7 @@ def test_tile_scores_sum_to_the_slope_without_gain_and_bias():
     state = evaluate(two, about_centre(SIZE, scale=0.9, shift=(0.3, 0))[None], MODELS["affine"], 4.0)
     normal, slope = state.normal[0], state.slope[0]
     expected = slope[:6] - normal[:6, 6:] @ np.linalg.solve(normal[6:, 6:], slope[6:])
-    scores, information = tile_scores(two, state, MODELS["affine"], 4.0, 16)
+    scores, information = tile_scores(two, *two.read(state.matrices[:1]), state, MODELS["affine"], 4.0, 16).listed()
     np.testing.assert_allclose(scores.sum(0), expected, atol=0.02 * np.abs(slope).max())
     np.testing.assert_allclose(information.sum(0), normal[:6, :6], atol=0.02 * np.abs(normal[:6, :6]).max())
 
@@ -31,7 +40,7 @@ def test_scores_of_a_shift_are_exact():
     state = evaluate(two, at, MODELS["translate"], 4.0)
     normal, slope = state.normal[0], state.slope[0]
     expected = slope[:2] - normal[:2, 2:] @ np.linalg.solve(normal[2:, 2:], slope[2:])
-    scores, information = tile_scores(two, state, MODELS["translate"], 4.0, 16)
+    scores, information = tile_scores(two, *two.read(state.matrices[:1]), state, MODELS["translate"], 4.0, 16).listed()
     np.testing.assert_allclose(scores.sum(0), expected, atol=1e-5 * np.abs(slope).max())
     np.testing.assert_allclose(information.sum(0), normal[:2, :2], rtol=1e-5)
 
@@ -42,7 +51,7 @@ def test_one_tile_holds_the_sums_over_its_own_pixels():
     part = torch.zeros_like(two.weight)
     part[..., 32:48, 96:110] = 1  # the third row of tiles, the last, narrower, of seven columns
     whole = evaluate(two, inward, MODELS["affine"], math.inf)
-    _, information = tile_scores(two, whole, MODELS["affine"], math.inf, 16)
+    _, information = tile_scores(two, *two.read(whole.matrices[:1]), whole, MODELS["affine"], math.inf, 16).listed()
     alone = evaluate(replace(two, weight=part), inward, MODELS["affine"], math.inf)
     seen = two.fixed[..., 32:48, 96:110]
     # Alone the tile is measured at its own contrast.
@@ -59,7 +68,7 @@ def test_scores_are_brought_to_what_they_were_before_the_fit():
     shares = shares / np.linalg.eigvalsh(shares).max(1)[:, None, None] * np.linspace(0.01, 0.85, 20)[:, None, None]
     scores = rng.normal(size=(20, 3))
     expected = [np.linalg.solve(sqrtm(np.eye(3) - a), s) for a, s in zip(shares, scores, strict=True)]
-    found = _unfitted(scores, shares)
+    found, _ = _unfitted(Tiles(scores.T[..., None], shares.transpose(1, 2, 0)[..., None], np.ones((20, 1))), np.eye(3))
     for one, other in zip(found, expected, strict=True):
         assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(other)
 
@@ -69,14 +78,21 @@ def test_scores_are_brought_to_what_they_were_before_the_fit():
 def test_the_ellipse_of_few_draws_holds_what_it_says(parameters, tiles):
     """Each of which tells of all parameters."""
     rng = np.random.default_rng(2)
-    one, alike = np.eye(parameters), np.ones(tiles)
+    one, alike = np.eye(parameters), np.full(tiles, parameters / tiles)
     limit, inside, trials = chi2.ppf(0.95, parameters), 0, 2500
     for _ in range(trials):
         scores = rng.normal(size=(tiles, parameters)) / math.sqrt(tiles)
-        spread = _evened(scores.T @ scores, one, one, alike)
+        spread = _evened(scores, alike, one, _strength(scores, alike, one)[0])
         error = rng.normal(size=parameters)
         inside += error @ np.linalg.solve(spread, error) < limit
-    assert 0.93 < inside / trials < 0.97
+    assert 0.93 < inside / trials < 0.98
+
+
+def scatter(scores, shares, bread):
+    """What is made of the scores of tiles in a row."""
+    tiles = Tiles(scores.T[..., None], shares.transpose(1, 2, 0)[..., None], np.ones((len(scores), 1)))
+    whole, leverage = _unfitted(tiles, bread)
+    return _evened(whole, leverage, shares.sum(0), _strength(whole, leverage, bread)[0])
 
 
 def shifts_at(places, parameters):
@@ -97,16 +113,56 @@ def test_the_ellipse_of_few_tiles_holds_what_it_says(parameters, side, uneven):
     jacobian = shifts_at(places, parameters)
     shares = np.einsum("tai,taj->tij", jacobian, jacobian)
     bread = np.linalg.inv(shares.sum(0))
-    leverage = np.einsum("tij,ji->t", shares, bread)
     limit, inside, trials = chi2.ppf(0.95, parameters), 0, 1500
     for _ in range(trials):
         noise = rng.normal(size=(len(places), 2)) * np.sqrt(rng.choice([1, uneven], (len(places), 1)))
         scores = np.einsum("tai,ta->ti", jacobian, noise)
         error = bread @ scores.sum(0)
-        whole = _unfitted(scores - shares @ error, shares @ bread)
-        meat = _evened(whole.T @ whole, shares.sum(0), bread, leverage)
+        meat = scatter(scores - shares @ error, shares, bread)
         inside += error @ np.linalg.solve(bread @ meat @ bread, error) < limit
     assert 0.92 < inside / trials < 0.98
+
+
+def test_the_ellipse_of_a_few_stars_among_many_holds_what_it_says():
+    """Brightness to the power of two, as gradients squared: a few tiles decide, and many tell how strong noise is."""
+    rng = np.random.default_rng(3)
+    places = rng.uniform(-1, 1, (80, 2))
+    jacobian = shifts_at(places, 6) * np.exp(rng.normal(0, 1, (80, 1, 1)))
+    shares = np.einsum("tai,taj->tij", jacobian, jacobian)
+    bread = np.linalg.inv(shares.sum(0))
+    leverage = np.einsum("tij,ji->t", shares, bread)
+    assert leverage.sum() ** 2 / (leverage**2).sum() < 25
+    limit, squares = chi2.ppf(0.95, 6), []
+    for _ in range(1500):
+        noise = rng.normal(size=(80, 2))
+        scores = np.einsum("tai,ta->ti", jacobian, noise)
+        error = bread @ scores.sum(0)
+        meat = scatter(scores - shares @ error, shares, bread)
+        squares.append(error @ np.linalg.solve(bread @ meat @ bread, error))
+    assert 0.93 < np.mean(np.array(squares) < limit) < 0.97
+    assert 0.8 < np.mean(squares) / 6 < 1.15
+
+
+def bent(scene, size_hw, px):
+    """A scene behind a lens that draws what lies half a diagonal from the centre inwards by some pixels, as r cubed."""
+    middle, half = (np.array(size_hw[::-1]) - 1) / 2, np.hypot(*size_hw) / 2
+
+    def seen(x, y):
+        dx, dy = x - middle[0], y - middle[1]
+        factor = 1 - px / half**3 * (dx**2 + dy**2)
+        return scene(middle[0] + factor * dx, middle[1] + factor * dy)
+
+    return seen
+
+
+@pytest.mark.parametrize(("bend_px", "least", "most"), [(0.0, 0.999, 1.3), (1.5, 3.0, 100.0)])
+def test_what_no_model_follows_is_an_error_that_is_alike_over_more_than_a_tile(bend_px, least, most):
+    """Noise is not."""
+    size, rng, scene = (288, 320), np.random.default_rng(5), Blobs(9, 320, count=500)
+    fixed, moving = (render(bent(scene, size, px), size) + rng.normal(0, 0.02, size) for px in (0.0, bend_px))
+    two = problem(fixed, moving)
+    state = refine(two, np.eye(3)[None], MODELS["affine"], iterations=20, tolerance_px=1e-4)
+    assert least < covariance(two, state, MODELS["affine"], 4.0, 16, None).misfit < most
 
 
 def test_noise_in_gradients_adds_what_it_adds_on_average():
@@ -117,7 +173,7 @@ def test_noise_in_gradients_adds_what_it_adds_on_average():
     noise = [tensor(rng.normal(0, 1, SIZE)) for _ in range(2)]
     only = replace(two, gradient_x=noise[0] * two.fixed.std(), gradient_y=noise[1] * two.fixed.std())
     drawn = evaluate(only, inward, MODELS["similarity"], math.inf).normal[0, :4, :4]
-    expected = noise_information(two, state, MODELS["similarity"], 1.0)
+    expected = noise_information(two, two.read(state.matrices[:1])[1], MODELS["similarity"], 1.0)
     # 9900 squared normal numbers scatter by 1.4 %.
     np.testing.assert_allclose(drawn, expected, atol=0.05 * np.abs(expected).max())
 
@@ -135,8 +191,8 @@ def test_what_noise_adds_to_the_normal_matrix_is_taken_off_where_it_is_most_of_i
     state = evaluate(noisy, here, MODELS["translate"], math.inf)
     share = np.trace(clean) / np.trace(state.information(2)[0])
     assert 0.1 < share < 0.2
-    _, white = covariance(noisy, state, MODELS["translate"], math.inf, 16, blurred)
-    _, plain = covariance(noisy, state, MODELS["translate"], math.inf, 16, None)
+    white = covariance(noisy, state, MODELS["translate"], math.inf, 16, blurred).white
+    plain = covariance(noisy, state, MODELS["translate"], math.inf, 16, None).white
     # Covariance is the scatter of the scores between two inverses of the derivative.
     assert np.trace(white) / np.trace(plain) == pytest.approx(share**-2, rel=0.4)
 
@@ -153,7 +209,7 @@ def test_error_bars_of_few_stars_hold_in_all_directions():
         gy, gx = np.gradient(sky)
         two = replace(two, gradient_x=tensor(gx), gradient_y=tensor(gy))
         state = refine(two, np.eye(3)[None], MODELS["affine"], cutoff=math.inf)
-        known, _ = covariance(two, state, MODELS["affine"], math.inf, 16, None)
+        known = covariance(two, state, MODELS["affine"], math.inf, 16, None).covariance
         fields = MODELS["affine"].generators(size)[:, :2].reshape(6, 6)
         error = np.linalg.lstsq(fields.T, (state.final[0] - np.eye(3))[:2].ravel())[0]
         squares.append(error @ np.linalg.solve(known, error) / 6)
