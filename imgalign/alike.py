@@ -8,9 +8,11 @@ from imgalign._types import Image, Matrices, Weight
 from imgalign.decompose import jacobians
 from imgalign.focus import blurred_alike, difference
 from imgalign.masks import mask_or_none
+from imgalign.noise import rounding_variance
 from imgalign.pyramid import gaussian_response
 from imgalign.smooth import smooth
 from imgalign.spectral import Spectrum, spectrum
+from imgalign.sums import variance
 
 _REFOCUSED = 0.1  # share of a blur by which another look has to change it to be worth one more
 
@@ -22,6 +24,7 @@ class Alike:
         spectra: Of both.
         blurred: Both blurred by a pixel.
         sparse: The same on a lattice, where pixels are many.
+        rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
 
     Args:
         fixed: The picture that stays, and its mask.
@@ -41,11 +44,14 @@ class Alike:
         # The finer picture is blurred by what the coarser one's pixels average over (a box's variance is 1/12).
         self._plain = _matched(spectrum(*fixed), 1 / self._scale), _matched(spectrum(*moving), self._scale)
         self._more = np.zeros((2, 2))
+        self.rounding = math.sqrt(sum(_rounding(image) for image, _ in (fixed, moving)))
         self._blur(self._plain)
 
     def _blur(self, spectra: tuple[Spectrum, Spectrum]) -> None:
         self.spectra = spectra
-        self.blurred = smooth(self._fixed, spectra, mask_or_none(self._moving[1]), self._scale, self._oversampling)
+        self.blurred = smooth(
+            self._fixed, spectra, mask_or_none(self._moving[1]), self._scale, self._oversampling, self.rounding
+        )
         self.sparse = self.blurred.sparse()
 
     def tone(self, matrix: Matrices, robust: bool) -> None:
@@ -64,6 +70,12 @@ class Alike:
         local = jacobians(matrix[0], (0.5 * (w - 1), 0.5 * (h - 1)))[0]
         self._blur(blurred_alike(*self._plain, self._more, local))
         return bool(abs(more).max() > _REFOCUSED * abs(before).max())
+
+
+def _rounding(image: Image) -> float:
+    """Variance of what rounding to few values has left, at unit contrast."""
+    found = rounding_variance(image)
+    return found / float(variance(image).clamp_min(1e-20)) if found else 0.0
 
 
 def _matched(picture: Spectrum, finer_by: float) -> Spectrum:

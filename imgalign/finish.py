@@ -17,7 +17,7 @@ from imgalign.decompose import corners_of, jacobians, plain_sigma, scaled
 from imgalign.gradients import central_differences
 from imgalign.ladder import Ladder
 from imgalign.levels import Masked
-from imgalign.light import noise_variance
+from imgalign.noise import noise_variance
 from imgalign.plane import Plane, even_reduction
 from imgalign.polish import Polished, polish
 from imgalign.problem import Problem

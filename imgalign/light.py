@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Weight
+from imgalign.noise import noise_variance
 from imgalign.occluders import compared
 from imgalign.problem import Problem
-from imgalign.residuals import MAD_TO_SIGMA
 from imgalign.sums import mean
 
 _SIGMA = 12.0  # pixels over which light may change
 _FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
-_NOISE_PIXELS = 30_000  # tell the noise to a hundredth
 _WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 
 
@@ -130,16 +129,6 @@ def lit(
     if wanted is None and even is not None and not changing_light(view, None, even, noise=noise, spacing=spacing):
         return None, even
     return found, compared(*found.on(view)).alike()
-
-
-def noise_variance(image: Image) -> Tensor:
-    """Variance of white noise, from every few rows, by the median of Immerkaer's filter (1996), deaf to edges."""
-    h = image.shape[-2]
-    apart = max(4, image.numel() // _NOISE_PIXELS)
-    rows = [image[..., i : h - 2 + i : apart, :] for i in range(3)]
-    down = rows[0] - 2 * rows[1] + rows[2]
-    both = down[..., :-2] - 2 * down[..., 1:-1] + down[..., 2:]
-    return (MAD_TO_SIGMA / 6 * both.abs().median()) ** 2
 
 
 _Scaling = Callable[[Image], Image]

@@ -119,7 +119,7 @@ def polish(
     if rounds > 1 and near and not (enough or hopeless):
         # What blurred pictures do not show, those with all their noise will not either.
         worth = False if problem.gain is None else light
-        sharp = Sharp(alike.spectra, fixed[1], moving[1], worth, robust)
+        sharp = Sharp(alike.spectra, fixed[1], moving[1], worth, robust, alike.rounding)
 
         def with_all_pixels() -> Polished:
             descent.run(alike.blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)

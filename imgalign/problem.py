@@ -24,6 +24,8 @@ class Problem:
         offset: what is taken off then: changes of light, known beforehand.
         spread: Standard deviation of residuals over the usual one, `(1, 1, h, w)`, where it is known to differ; None
             for the same everywhere. Residuals are outliers in units of it, and `weight` holds its inverse square.
+        rounding: Standard deviation of what rounding to few values leaves at unit contrast: no residual is an outlier
+            for less. Most of those of two pages of one bit are nothing where one is a whole pixel off.
     """
 
     fixed: Image
@@ -35,6 +37,7 @@ class Problem:
     gain: Image | None = None
     offset: Image | None = None
     spread: Image | None = None
+    rounding: float = 0.0
 
     def within(self, weight: Weight | None) -> "Problem":
         """The same with less weight where a soft mask says so; None for nowhere."""

@@ -236,7 +236,8 @@ def evaluate(problem: Problem, matrices: Matrices, model: Model, cutoff: float, 
     """
     pixels, overlap, correlation, own_scale, yielding, misfit, *sums = _looked(problem, matrices, model, cutoff, scale)
     loss = misfit / np.maximum(pixels, 1e-9)
-    unrelated = unrelated_loss(own_scale if scale is None else scale, cutoff, problem.fixed.shape[1])
+    used = np.maximum(own_scale if scale is None else scale, problem.rounding)
+    unrelated = unrelated_loss(used, cutoff, problem.fixed.shape[1])
     normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums)
     return State(
         matrices=matrices,
@@ -268,6 +269,7 @@ def _looked(problem: Problem, matrices: Matrices, model: Model, cutoff: float, s
     some = sampled(problem, residual, valid)
     own_scale = some.scale()
     used = own_scale if scale is None else torch.from_numpy(scale).to(own_scale.dtype).to(own_scale.device)
+    used = used if problem.rounding == 0 else used.clamp_min(problem.rounding)
     weight, misfit = robust(problem, residual, valid, used, cutoff)
     sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
     # All that is small comes from the pictures' device together.

@@ -66,6 +66,7 @@ class Sharp:
         moving_weight: The same of the other.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
         robust: Let occluders go.
+        rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class Sharp:
         moving_weight: Weight,
         light: bool | None,
         robust: bool,
+        rounding: float,
     ) -> None:
-        self._spectra, self._light, self._robust = spectra, light, robust
+        self._spectra, self._light, self._robust, self._rounding = spectra, light, robust, rounding
         self._moving_weight: Weight | None = moving_weight
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
 
@@ -138,7 +140,7 @@ class Sharp:
         # Near the border of the moving picture its continuation takes part in what is read: noise is then no longer
         # alike between pixels and on them, and that pulls inwards. Weights that rise over some pixels keep it small.
         reader = spline_reader(spectra[1], mask, _OVERSAMPLING, ramp=_RAMP)
-        return Problem(image, image, image, fixed_weight, reader)
+        return Problem(image, image, image, fixed_weight, reader, rounding=self._rounding)
 
 
 def _view(problem: Problem, matrix: Matrices) -> View:

@@ -13,11 +13,13 @@ from torch import Tensor
 from imgalign._types import Image, Matrices, Weight
 from imgalign.coords import lattice
 from imgalign.gradients import central_differences
-from imgalign.light import View, lit, noise_variance
+from imgalign.light import View, lit
+from imgalign.noise import noise_variance
 from imgalign.problem import Problem
 from imgalign.pyramid import gaussian_response
 from imgalign.sampling import Reader
 from imgalign.spectral import Spectrum, inner_weight, spline_reader
+from imgalign.sums import variance
 from imgalign.tone import Toned, toned
 from imgalign.uncertainty import BlurredNoise
 
@@ -35,6 +37,7 @@ class Smooth:
         mask: Its mask.
         moving: Reader of the blurred moving picture.
         noise: Of the fixed picture.
+        rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
         step: Pixels of the fixed picture from one that is compared to the next, 1 or 2.
     """
 
@@ -42,6 +45,7 @@ class Smooth:
     mask: Weight
     moving: Reader
     noise: BlurredNoise
+    rounding: float = 0.0
     step: int = 1
 
     @cached_property
@@ -49,7 +53,8 @@ class Smooth:
         """Ready to be compared, under one light; gradients per pixel that is compared."""
         gradient_x, gradient_y = (gradient.mul_(self.step) for gradient in self.fixed.derivatives(self.step))
         weight = inner_weight(self.mask, _MARGIN)[..., :: self.step, :: self.step].contiguous()
-        return Problem(self.fixed.image(self.step), gradient_x, gradient_y, weight, self.moving)
+        image = self.fixed.image(self.step)
+        return Problem(image, gradient_x, gradient_y, weight, self.moving, rounding=self.rounding)
 
     def sparse(self) -> "Smooth":
         """The same on a lattice of the fixed picture's pixels, if they are many."""
@@ -87,6 +92,7 @@ def smooth(
     moving_mask: Tensor | None,
     scale: float,
     oversampling: float,
+    rounding: float,
 ) -> Smooth:
     """Blur both pictures by a pixel of the coarser one.
 
@@ -98,6 +104,7 @@ def smooth(
         oversampling: Of the spline through the moving picture. One on the picture's own pixels errs by some thousandths
             of a pixel on what the blur leaves of fine detail: enough, under little noise, for good sharp answers to be
             refused. On pixels half as fine again it is some hundred-thousandths, and twice as fine gain nothing more.
+        rounding: Standard deviation of the residual that rounding has left before the blur, at unit contrast.
     """
     blurs = max(1.0, 1 / scale), max(1.0, scale)
     first, second = (
@@ -106,4 +113,6 @@ def smooth(
     # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
     reader = spline_reader(second, moving_mask, oversampling, _MARGIN)
     noise = BlurredNoise(float(noise_variance(fixed[0])), blurs[0])
-    return Smooth(first, fixed[1], reader, noise)
+    if rounding > 0:  # it is white, and what it is rounded from is not: a blur leaves less of it
+        rounding *= math.sqrt(float(variance(fixed[0]) / variance(first.image()))) / (2 * math.sqrt(math.pi) * blurs[0])
+    return Smooth(first, fixed[1], reader, noise, rounding)

@@ -235,7 +235,7 @@ def tile_scores(
     """
     fixed_n, moving_n, gain, _ = normalised(problem.fixed, moving, valid)
     residual = moving_n - fixed_n
-    scale = torch.as_tensor(state.scale[:1]).to(residual.dtype).to(residual.device)
+    scale = torch.as_tensor(np.maximum(state.scale[:1], problem.rounding)).to(residual.dtype).to(residual.device)
     weight = robust(problem, residual, valid, scale, cutoff)[0]
     wr = weight * residual
     gx, gy = problem.gradient_x * gain, problem.gradient_y * gain

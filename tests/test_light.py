@@ -3,7 +3,7 @@ import pytest
 import torch
 from scenes import Blobs, render
 
-from imgalign.light import View, changing_light, lit, mean, noise_variance
+from imgalign.light import View, changing_light, lit, mean
 
 SIZE = (150, 180)
 SCENE = Blobs(11, 180, count=400, sigma=(2, 5))
@@ -88,13 +88,6 @@ def test_occluders_are_faint():
 def test_mean_is_weighted():
     x = torch.arange(4.0).reshape(1, 1, 2, 2)
     assert float(mean(x, torch.tensor([[[[0.0, 1.0], [0.0, 3.0]]]]))) == pytest.approx(2.5)
-
-
-def test_noise_is_measured_beside_structure():
-    rng = np.random.default_rng(2)
-    picture = render(Blobs(12, 180, count=40, sigma=(4, 9)), SIZE) + 0.3 * X + rng.normal(0, 0.5, SIZE)
-    # A fourth of 27000 pixels: the median scatters by 1.4 %.
-    assert float(noise_variance(view(picture, picture).fixed)) == pytest.approx(0.25, rel=0.1)
 
 
 def on_even_ground():
