@@ -168,6 +168,8 @@ def _strength(scores: Floats, leverage: Floats, bread: Floats) -> tuple[float, f
 
     More tiles tell than decide the answer: none has more of a say than an average one.
     """
+    if not leverage.any():  # nothing is seen
+        return 0.0, 1.0
     shortened = np.minimum(1, leverage.mean() / np.maximum(leverage, 1e-30))
     squares = ((scores @ bread) * scores).sum(1)
     # Two shifts a tile, less what was fitted.
