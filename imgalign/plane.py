@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as nn
 from numpy.typing import NDArray
 from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.errors import ShapeError
+from imgalign.impulses import REACH, Impulses, found, usual
 from imgalign.masks import full_weight, is_whole
 from imgalign.pyramid import halve, reduce
 from imgalign.weights import as_weights, shares
@@ -49,6 +51,8 @@ class Known:
     """Taken off before a value becomes float32, which has no digits left for a small range far from 0."""
     clamp: tuple[float, float] | None = None
     """The least and the largest value that count: what lies under a mask may be anything. None: as they are."""
+    extent: tuple[float, float] | None = None
+    """Of the known values of floats."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Plane:
     device: torch.device
     known: Known | None
     """None where the values are integers of 8 or 16 bits."""
+    impulses: Impulses | None = None
+    """Single pixels that are not compared as they are."""
     _made: dict[int, tuple[Image, Weight]] = field(default_factory=dict)
 
     @classmethod
@@ -78,7 +84,8 @@ class Plane:
         """The same picture, of which only some counts: where `inside`, of any size, says so."""
         rows, columns = (np.arange(n) * k // n for n, k in zip(self.size_hw, inside.shape, strict=True))
         mask = torch.from_numpy(inside[rows][:, columns])
-        return Plane(self.pixels, mask if self.mask is None else self.mask * mask, self.alpha, self.device, self.known)
+        mask = mask if self.mask is None else self.mask * mask
+        return Plane(self.pixels, mask, self.alpha, self.device, self.known, self.impulses)
 
     def at(self, reduction: int) -> tuple[Image, Weight]:
         """Grey values, about 0 to 1, and weights, each `(1, 1, H // reduction, W // reduction)`, float32.
@@ -144,7 +151,46 @@ class Plane:
             weight = _times(weight, (values[..., -1] * scale).nan_to_num(0).clamp(0, 1))
         if self.mask is not None:
             weight = _times(weight, self.mask[top:bottom].to(self.device, torch.float32))
-        return _grey(colours, scale if known is None else known.scale), weight
+        grey = _grey(colours, scale if known is None else known.scale)
+        if self.impulses is not None:
+            self.impulses.taken_off(grey, top)
+        return grey, weight
+
+    def without_impulses(self) -> "Plane":
+        """The same picture without single pixels far beyond all others."""
+        down, right = (-(-n // _SAMPLES) for n in self.size_hw)
+        lines = replace(self, pixels=self.pixels[::down], mask=None if self.mask is None else self.mask[::down])
+        pairs = lines.seen(0, lines.size_hw[0]).unfold(1, 2, max(2, right))
+        most = usual(pairs.flatten(0, 1))
+        bytes_hold = self.pixels.dtype == torch.uint8 and most.holds(0.0, 1.0)  # nearly always
+        if bytes_hold or most.holds(*self._extent()):
+            return self
+        return replace(self, impulses=found(self._framed(), most))
+
+    def seen(self, top: int, bottom: int) -> Tensor:
+        """Grey values of some rows, NaN where nothing is seen."""
+        grey, weight = self._band(top, bottom)
+        return grey if weight is None else grey.masked_fill(weight <= 0, math.nan)
+
+    def _extent(self) -> tuple[float, float]:
+        """What no grey value lies beyond."""
+        if self.known is None:
+            full = torch.iinfo(self.pixels.dtype).max
+            least, most = (float(x) / full for x in self.pixels.aminmax())
+            return least, most
+        ends = self.known.clamp or self.known.extent or (math.nan, math.nan)
+        least, most = ((end - self.known.offset) * self.known.scale for end in ends)
+        return least, most
+
+    def _framed(self) -> Iterator[tuple[int, Tensor]]:
+        """All rows, some at a time with those around them, as `impulses.found` takes them."""
+        h = self.size_hw[0]
+        rows = max(_LEAST_ROWS, _BAND_SAMPLES // max(1, self.pixels[0].numel()))
+        for top in range(0, h, rows):
+            bottom = min(top + rows, h)
+            above, below = min(REACH, top), min(REACH, h - bottom)
+            frame = (0, 0, REACH - above, REACH - below)
+            yield top, nn.pad(self.seen(top - above, bottom + below), frame, value=math.nan)
 
 
 def _lowered(colours: Tensor, clamp: tuple[float, float], offset: float) -> Tensor:
@@ -201,13 +247,13 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
         weight = _times(weight, torch.from_numpy(shares(pixels[..., -1].numpy())))
         pixels, alpha = pixels[..., :-1], False
     if not pixels.is_floating_point() and pixels.dtype not in _WIDE:
-        return Plane(pixels, weight, alpha, device, None)
+        return Plane(pixels, weight, alpha, device, None).without_impulses()
     colours = pixels[..., : channels - 1] if alpha else pixels
     seen = None if weight is None else weight.to(pixels.device) > 0
     if alpha:
         opaque = pixels[..., -1] > 0  # no NaN
         seen = opaque if seen is None else seen & opaque
-    return Plane(pixels, weight, alpha, device, _known(colours, seen))
+    return Plane(pixels, weight, alpha, device, _known(colours, seen)).without_impulses()
 
 
 def _known(colours: Tensor, seen: Tensor | None) -> Known:
@@ -266,8 +312,8 @@ def _known_floats(colours: Tensor) -> tuple[Known, tuple[float, float]]:
     low, high, whole = _extent(colours, -_TOO_LARGE, _TOO_LARGE)
     below, above, inner_low, inner_high = _fillers(colours, low, high)
     bounds = low if below else -_TOO_LARGE, high if above else _TOO_LARGE
-    scale = _scale(max(abs(inner_low), abs(inner_high)))
-    return Known(*bounds, whole=whole and not below and not above, scale=scale), (inner_low, inner_high)
+    scale, inner = _scale(max(abs(inner_low), abs(inner_high))), (inner_low, inner_high)
+    return Known(*bounds, whole=whole and not below and not above, scale=scale, extent=inner), inner
 
 
 def _scale(largest: float) -> float:
