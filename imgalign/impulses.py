@@ -93,7 +93,7 @@ class Usual(NamedTuple):
 def usual(pairs: Tensor) -> Usual:
     """What is usual in a picture, from some pairs of neighbours `(N, 2)`; NaN is not seen."""
     both = pairs.cpu().numpy()
-    both = both[~np.isnan(both).any(1)]
+    both = both[~np.isnan(both[:, 0] + both[:, 1])]
     if not len(both):
         return Usual(0.0, 0.0, both)
     places = [round(share * (both.size - 1)) for share in _EDGES]

@@ -159,9 +159,12 @@ class Plane:
     def without_impulses(self) -> "Plane":
         """The same picture without single pixels far beyond all others."""
         down, right = (-(-n // _SAMPLES) for n in self.size_hw)
-        lines = replace(self, pixels=self.pixels[::down], mask=None if self.mask is None else self.mask[::down])
-        pairs = lines.seen(0, lines.size_hw[0]).unfold(1, 2, max(2, right))
-        most = usual(pairs.flatten(0, 1))
+        width = self.size_hw[1]
+        first = torch.arange(0, max(1, width - 1), max(2, right), device=self.pixels.device)
+        columns = torch.stack([first, (first + 1).clamp_max(width - 1)], 1).flatten()
+        mask = None if self.mask is None else self.mask[::down].index_select(1, columns)
+        part = replace(self, pixels=self.pixels[::down].index_select(1, columns), mask=mask)
+        most = usual(part.seen(0, part.size_hw[0]).reshape(-1, 2))
         bytes_hold = self.pixels.dtype == torch.uint8 and most.holds(0.0, 1.0)  # nearly always
         if bytes_hold or most.holds(*self._extent()):
             return self
