@@ -52,7 +52,7 @@ def shared(fixed: Masked, moving: Masked) -> Region | None:
     one, other = around
     if (one & other).sum() < _SAME * (one | other).sum():
         return None
-    return ~_grown(one | other, _RIM)
+    return ~grown(one | other, _RIM)
 
 
 def stays(inside: Region, moving_from_fixed: Float, size_hw: tuple[int, int]) -> bool:
@@ -97,10 +97,10 @@ def _around(image: Image) -> Region | None:
     if (crossed == 1).mean() < _ONE_PIECE:
         return None
     # A disc of one tone is no view through an aperture but a thing, and its rim all that there is to align.
-    heart = values[~_grown(around, _WELL_INSIDE)]
+    heart = values[~grown(around, _WELL_INSIDE)]
     return around if heart.size and heart.std() > flat else None
 
 
-def _grown(region: Region, reach: int) -> Region:
+def grown(region: Region, reach: int) -> Region:
     """A region and what lies within some pixels of it along both axes."""
     return largest(torch.from_numpy(region).float(), reach).numpy() > 0
