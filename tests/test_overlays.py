@@ -56,6 +56,14 @@ def test_other_pictures_are_left_whole(changed):
     assert overlays.shared(*map(seen, changed(*scene()))) is None
 
 
+def test_what_lies_around_the_middle_of_a_rotation_is_part_of_the_scene():
+    """It moves by less than a pixel, and its edges agree as a caption's do."""
+    blobs, rng = Blobs(1, 240, count=4000, sigma=(1.5, 3)), np.random.default_rng(2)
+    sharp = pair(lambda x, y: np.tanh(4 * blobs(x, y)), SIZE, about_centre(SIZE, angle_deg=1, scale=1.007))
+    pictures = [x + rng.normal(0, 0.02, SIZE) for x in sharp]
+    assert overlays.shared(*map(seen, pictures)) is None
+
+
 def test_a_caption_does_not_hold_the_scene():
     found = align(*map(captioned, scene()), model="rigid")
     assert found.trusted
