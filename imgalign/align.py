@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgalign import gaps, overlays, standing, surround, verdict
+from imgalign import verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
+from imgalign.aside import set_aside
 from imgalign.behind import behind
 from imgalign.coords import at_level, lattice
 from imgalign.cores import limited, watched
@@ -35,7 +36,6 @@ _One: TypeAlias = Union[NDArray[Any], "Image", Plane]
 _MANY_PIXELS = 20_000  # some of so many tell a correlation
 _ACROSS = 8  # pixels of the shortest side that are left of it there
 _DOUBTED = 0.3  # most probability of an answer that a frame around the scene may explain
-_GAPS = "gaps of one value were taken for no data"
 _AT_BOUND = "at a bound"
 _FIRST_MPS = (2, 13)  # reads up to the border of a picture there (`grid_sample`)
 _LEAST_SQUARES = ("auto", "ssd", "robust", "ncc", "lncc")
@@ -215,44 +215,24 @@ def _align_pair(fixed: Plane, moving: Plane, init: Any, wanted: Wanted) -> Align
     with watched() as cores:
         began = time.perf_counter()
         pair = Pair(fixed, moving, wanted, between=cores.check)
-        pictures = fixed.at(pair.base), moving.at(pair.base)
-        there = gaps.found(fixed), gaps.found(moving)
-        has_gaps = any(x is not None for x in there)
-        where, inside = "surrounds", surround.shared(*pictures)
-        if inside is None and not has_gaps:
-            where, inside = "lies over", overlays.shared(*pictures)
-            # Where nothing moves, the scene itself is the same over both.
-            inside = inside if inside is not None and standing.differ(*pictures) else None
+        aside = set_aside(fixed, moving, pair.base)
         pair.spent("start", began)
-        if inside is None and not has_gaps:
+        if aside is None:
             return _answered(pair, init)
-        inner = Pair(_within(fixed, inside, there[0]), _within(moving, inside, there[1]), wanted, between=cores.check)
+        inner = Pair(*aside.taken_off(fixed, moving), wanted, between=cores.check)
         inner.seconds = pair.seconds  # of both, if both are aligned
         within = _answered(inner, init)
-        notes = [_GAPS] if has_gaps else []
-        notes += [f"what {where} both pictures alike was left out"] if inside is not None else []
-        within = replace(within, reasons=(*within.reasons, *notes))
+        within = replace(within, reasons=(*within.reasons, *aside.notes))
         if within.trusted:
             return within
         whole = _answered(pair, init)
-        why = ""
-        if inside is not None and surround.stays(inside, whole.moving_from_fixed, pair.size_hw):
-            why = f"what {where} both pictures at the same place may be all that agrees"
-        elif gaps.explain(*there, whole.moving_from_fixed):
-            why = "gaps without data may be all that agrees"
+        why = aside.doubt(whole.moving_from_fixed, pair.size_hw)
         if why:
             probability = min(whole.probability, _DOUBTED)
             trusted = whole.trusted and probability >= wanted.trust  # outside the bounds it is not, however probable
             beyond = whole.reasons[:1] if whole.status == _AT_BOUND else ()
             whole = replace(whole, trusted=trusted, probability=probability, reasons=(*beyond, why))
         return max(within, whole, key=lambda answer: answer.probability)
-
-
-def _within(picture: Plane, *regions: surround.Region | None) -> Plane:
-    """A picture of which only some counts: what lies in all regions, None for everywhere."""
-    for region in regions:
-        picture = picture if region is None else picture.within(region)
-    return picture
 
 
 def _answered(pair: Pair, init: Any) -> Alignment:

@@ -19,7 +19,7 @@ LAYERS = (
      "uncertainty", "smooth", "alike", "sharp", "polish", "descent", "agreement", "verdict", "climb", "brightest",
      "surround", "gaps", "overlays", "standing", "alignment", "decoding", "encoding", "images", "record", "resample",
      "kinds", "outputs", "averages"),
-    ("finish", "starts"),
+    ("finish", "starts", "aside"),
     ("engine",),
     ("behind", "descended"),
     ("align", "center", "stn", "gradmap", "laying"),
