@@ -85,7 +85,8 @@ def test_the_ellipse_of_few_draws_holds_what_it_says(parameters, tiles):
         spread = _evened(scores, alike, one, _strength(scores, alike, one)[0])
         error = rng.normal(size=parameters)
         inside += error @ np.linalg.solve(spread, error) < limit
-    assert 0.93 < inside / trials < 0.98
+    # Of ten draws of six numbers hardly any is left: the bar is then the wider one.
+    assert 0.93 < inside / trials < (0.98 if tiles < 2 * parameters else 0.97)
 
 
 def scatter(scores, shares, bread):
