@@ -114,5 +114,6 @@ def smooth(
     reader = spline_reader(second, moving_mask, oversampling, _MARGIN)
     noise = BlurredNoise(float(noise_variance(fixed[0])), blurs[0])
     if rounding > 0:  # it is white, and what it is rounded from is not: a blur leaves less of it
-        rounding *= math.sqrt(float(variance(fixed[0]) / variance(first.image()))) / (2 * math.sqrt(math.pi) * blurs[0])
+        before = BlurredNoise(rounding**2 * float(variance(fixed[0])), blurs[0])
+        rounding = math.sqrt(before.blurred / float(variance(first.image())))
     return Smooth(first, fixed[1], reader, noise, rounding)
