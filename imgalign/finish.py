@@ -40,6 +40,7 @@ _CLEARLY = 2.0  # times as exact, by predicted errors, others have to be, and ma
 _CONTRADICT = 4.0  # standard deviations between two answers: one of them does not know its error
 _FITS_BETTER = 0.02  # share of their score by which features have to fit better where they lead, just so far apart
 _DISTINCT = 15.0  # standard deviations by which fine detail must agree better there than beside: chance comes to five
+_NEARLY = 0.9  # of that, where blurred detail leads: all of it changes this by some hundredths
 _HINT, _WITHIN = 8.0, 3.0  # of them so many pixels around the place: with less it is not worth looking
 _HOPELESS = 4.0  # times what is known: where blurred detail promises no less, all of it will hardly know better
 _DETAIL_APART = 8.0  # of them from what was known before: error bars of features miss what pulls them
@@ -184,11 +185,18 @@ class Finish:
 
     def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
         """What fine detail of the base level makes of the first place from which it stands out; None if of none."""
+
+        def worth(blurred: Polished) -> bool:
+            if blurred.white_sigma_px * self._base > _HOPELESS * known:
+                return False
+            # All that sharp pictures add to it are a few hundredths of a pixel.
+            return distinctness(*pictures, blurred.moving_from_fixed) >= _NEARLY * _DISTINCT
+
         hints = [distinctness(*pictures, at_level(start, self._base), within=_WITHIN) for start in starts]
         for hint, start in sorted(zip(hints, starts, strict=True), key=lambda pair: -pair[0]):
             if hint < _HINT:
                 return None
-            found = self._polished(pictures, start, self._base, hopeless=_HOPELESS * known)
+            found = self._polished(pictures, start, self._base, worth=worth)
             if distinctness(*pictures, at_level(found.moving_from_fixed, self._base)) >= _DISTINCT:
                 doubt_px = max(found.doubt_px, _STILL * known) if found.noise > _DETAIL_NOISE else found.doubt_px
                 return replace(found, doubt_px=doubt_px).doubted()
@@ -246,18 +254,24 @@ class Finish:
         rounds: int = 3,
         iterations: int | None = None,
         far: float = math.inf,
-        hopeless: float = math.inf,
+        worth: Callable[[Polished], bool] = lambda _: True,
     ) -> Polished:
-        """`polish` of two pictures of a level, in full-size pixels."""
+        """`polish` of two pictures of a level, in full-size pixels; `far` and `worth` in those of the level."""
+        start = at_level(moving_from_fixed, reduction)
+        level_hw = pictures[0][0].shape[-2], pictures[0][0].shape[-1]
+        # The finest detail takes as long as all before it, and is not worth it once the precision is reached.
+        enough = 0.5 * self._wanted.precision / reduction if math.prod(self.size_hw) > _FEW_PIXELS else 0.0
+
+        def not_done(blurred: Polished) -> bool:
+            near = corner_distance(start, blurred.moving_from_fixed, level_hw) <= far
+            return near and blurred.white_sigma_px >= enough and worth(blurred)
+
         done = polish(
             *pictures,
-            at_level(moving_from_fixed, reduction),
+            start,
             self.model,
             rounds=rounds,
-            far_px=far,
-            hopeless_px=hopeless / reduction,
-            # The finest detail takes as long as all before it, and is not worth it once the precision is reached.
-            enough_px=0.5 * self._wanted.precision / reduction if math.prod(self.size_hw) > _FEW_PIXELS else 0.0,
+            worth=not_done,
             iterations=iterations if iterations is not None else self._wanted.iterations or 10,
             robust=self._wanted.loss in ("auto", "robust", "lncc"),
             light={"auto": None, "lncc": True}.get(self._wanted.loss, None if self._wanted.loss == "robust" else False),

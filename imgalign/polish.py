@@ -5,6 +5,7 @@ frequencies (`sharp`), again and again until nothing moves. The sharp answer sta
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,9 +86,7 @@ def polish(
     tolerance_px: float = 5e-4,
     robust: bool = True,
     light: bool | None = None,
-    enough_px: float = 0.0,
-    far_px: float = math.inf,
-    hopeless_px: float = math.inf,
+    worth: Callable[[Polished], bool] = lambda _: True,
 ) -> Polished:
     """Refine a transform that is right to about a pixel; pictures `(1, 1, H, W)` with masks.
 
@@ -100,10 +99,8 @@ def polish(
         iterations: Most steps in a round.
         tolerance_px: Stop when a step moves the corners by less.
         robust: Let occluders go; else plain least squares.
-        enough_px: Predicted error of the corners below which blurred pictures are enough.
-        far_px: How far blurred pictures may move the corners before the others are looked at.
-        hopeless_px: Predicted error from blurred pictures with which the others are not looked at either.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
+        worth: Asked of the answer from blurred pictures: whether the others are to be looked at.
     """
     cutoff = _CUTOFF if robust else math.inf
     size_hw = fixed[0].shape[-2], fixed[0].shape[-1]
@@ -114,12 +111,10 @@ def polish(
         alike.tone(descent.matrix, robust)
     problem = _smoothed(descent, alike, light, robust, rounds, iterations)
     answer = descent.polished(alike.sparse.noise)
-    near = corner_distance(moving_from_fixed, answer.moving_from_fixed, size_hw) <= far_px
-    enough, hopeless = answer.white_sigma_px < enough_px, answer.white_sigma_px > hopeless_px
-    if rounds > 1 and near and not (enough or hopeless):
+    if rounds > 1 and worth(answer):
         # What blurred pictures do not show, those with all their noise will not either.
-        worth = False if problem.gain is None else light
-        sharp = Sharp(alike.spectra, fixed[1], moving[1], worth, robust, alike.rounding)
+        relight = False if problem.gain is None else light
+        sharp = Sharp(alike.spectra, fixed[1], moving[1], relight, robust, alike.rounding)
 
         def with_all_pixels() -> Polished:
             descent.run(alike.blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)

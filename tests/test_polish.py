@@ -230,13 +230,13 @@ def test_the_sharp_answer_stands_where_it_is_predicted_about_as_good(white, all_
     assert not _agrees(smooth, astray, SIZE)
 
 
-@pytest.mark.parametrize(("promise", "looks"), [(2.0, 0), (0.5, 1)])
-def test_sharp_pictures_are_looked_at_unless_blurred_ones_promise_too_little(promise, looks, monkeypatch):
-    """`hopeless_px` is half or twice of what blurred pictures promise."""
+@pytest.mark.parametrize("worth", [False, True])
+def test_sharp_pictures_are_looked_at_if_the_answer_of_blurred_ones_is_worth_it(worth, monkeypatch):
     truth = about_centre(SIZE, shift=(2.3, -1.6), angle_deg=2)
     fixed, moving = (planes(p) for p in pair(SCENE, SIZE, truth))
-    blurred = polish(fixed, moving, truth, MODELS["rigid"], rounds=3, enough_px=1.0)
-    asked = []
+    told, asked = [], []
     monkeypatch.setattr("imgalign.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
-    polish(fixed, moving, truth, MODELS["rigid"], hopeless_px=blurred.white_sigma_px / promise)
-    assert len(asked) == looks
+    answer = polish(fixed, moving, truth, MODELS["rigid"], worth=lambda blurred: told.append(blurred) or worth)
+    assert len(asked) == worth
+    assert np.allclose(told[0].moving_from_fixed, truth, atol=0.02)
+    assert (answer.white_sigma_px == told[0].white_sigma_px) == (not worth)
