@@ -22,6 +22,7 @@ import torch.nn.functional as nn
 from torch import Tensor
 from torch.autograd import Function
 
+from imgalign import shifted
 from imgalign._types import Image, Matrices, Matrix, Points, Samples, Valid, Weight
 from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, mapped_planes
 from imgalign.errors import OptionError, ShapeError
@@ -254,7 +255,9 @@ class Reader:
         last = self._last.get("values")
         if last is not None and last[1].shape[-2:] == size_hw and np.array_equal(last[0], matrices):
             return last[1], self.weights(x, y)
-        values = self.values(x, y)
+        bend = _BENDS.get(self.kernel)
+        along = shifted.axes(matrices, size_hw, self.size_hw, self.oversampling, self.pad)
+        values = self.values(x, y) if along is None or bend is None else shifted.read(self.plane, *along, bend)
         self._last["values"] = matrices.copy(), values
         return values, self.weights(x, y)
 

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "imgalign"
 LAYERS = (
     ("errors", "_types"),
     ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted", "weights"),
-    ("transforms", "basis", "splines", "sampling", "gradients", "pyramid", "losses", "translation", "upsample",
-     "appearance", "histograms", "impulses", "levels", "noise", "occluders", "problem", "residuals", "spectral",
-     "plane", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
+    ("transforms", "basis", "shifted", "splines", "sampling", "gradients", "pyramid", "losses", "translation",
+     "upsample", "appearance", "histograms", "impulses", "levels", "noise", "occluders", "problem", "residuals",
+     "spectral", "plane", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
      "canvas", "kernels", "source", "tiles"),
     ("search", "consensus", "spots", "keypoints", "matches", "periods", "refine", "ladder", "light", "tone", "focus",
      "uncertainty", "smooth", "alike", "sharp", "polish", "descent", "agreement", "verdict", "climb", "brightest",

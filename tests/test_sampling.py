@@ -4,6 +4,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch.autograd import gradcheck
 
+from imgalign.coords import mapped_planes
 from imgalign.errors import OptionError, ShapeError
 from imgalign.sampling import (
     KERNELS,
@@ -166,6 +167,33 @@ def test_a_reader_of_coefficients_weighs_them_by_the_kernel(kernel, bend):
     x, y = points[0, 0].numpy().T + 2
     weights = curved(y[:, None] - np.arange(13), bend)[:, :, None] * curved(x[:, None] - np.arange(15), bend)[:, None]
     np.testing.assert_allclose(values.flatten(), (weights * plane[0, 0].numpy()).sum((1, 2)), atol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (0.3, -0.7), (2.5, 1), (-3.6, 30)])
+@pytest.mark.parametrize(("step", "oversampling"), [(1, 1), (1, 1.5), (1, 2), (2, 1.5)])
+def test_a_reader_reads_a_shifted_grid_as_it_reads_its_points(shift, step, oversampling, monkeypatch):
+    h, w = 21, 19
+    pad = 8
+    plane = image(1, 2, int(oversampling * h) + 2 * pad, int(oversampling * w) + 2 * pad)
+    reader = Reader(plane, None, (h, w), "moms", oversampling, pad)
+    matrix = np.array([[[step, 0, shift[0]], [0, step, shift[1]], [0, 0, 1]]], float)
+    x, y = mapped_planes(matrix, (8, 9), plane.dtype, plane.device)
+    by_points = reader.values(x, y)
+    inside = reader.weights(x, y) > 0
+    monkeypatch.setattr(Reader, "values", None)  # point by point is not how it is to be read
+    along, weight = reader.on_grid(matrix, (8, 9))
+    assert torch.equal(weight > 0, inside)
+    np.testing.assert_allclose(along * inside, by_points * inside, atol=1e-9)
+    assert along.abs().max() <= plane.abs().max() * 1.5
+
+
+@pytest.mark.parametrize("change", [(0, 1, 1e-6), (2, 0, 1e-9), (1, 1, 1.001), (0, 0, -1)])
+def test_a_reader_reads_any_other_grid_point_by_point(change):
+    reader = Reader(image(1, 1, 37, 35), None, (21, 19), "moms", 1, 8)
+    matrix = np.array([[[1.0, 0, 2.2], [0, 1, 3.4], [0, 0, 1]]])
+    matrix[0, change[0], change[1]] = change[2]
+    x, y = mapped_planes(matrix, (8, 9), reader.plane.dtype, reader.plane.device)
+    assert torch.equal(reader.on_grid(matrix, (8, 9))[0], reader.values(x, y))
 
 
 @pytest.mark.parametrize("frequency", [0.05, 0.1, 0.15, 0.2])
