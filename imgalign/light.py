@@ -1,8 +1,8 @@
 """Changes of light between two aligned pictures: a gain and a bias that vary slowly.
 
-They vary over some twelve pixels, so they are computed on a lattice of half that spacing. Averaging down to it and
-interpolating up from it are two small matrix products each, exact at the borders, where what is not seen weighs
-nothing.
+They vary over some twelve pixels, so they are computed on a lattice of half that spacing. Averaging blocks of pixels
+down to it and interpolating up from it are a few small matrix products, right at the borders, where what is not seen
+weighs nothing.
 """
 
 import math
@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgalign._types import Image, Weight
+from imgalign._types import Floats, Image, Weight
 from imgalign.noise import noise_variance
 from imgalign.occluders import compared
 from imgalign.problem import Problem
+from imgalign.pyramid import blocks
 from imgalign.sums import mean
 
 _SIGMA = 12.0  # pixels over which light may change
+_BLOCKS = 3.0  # blocks of pixels in that, which stand for their pixels
+_BAND = 96  # pixels whose lattice points are a part of all
 _FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
 _WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 
@@ -134,19 +137,41 @@ def lit(
 _Scaling = Callable[[Image], Image]
 
 
+class _Axis(NamedTuple):
+    """What averages and interpolates along one axis of `n` pixels and `k` lattice points.
+
+    Attributes:
+        down: `(k, blocks)` weights of blocks of pixels.
+        up: `(n, k)` weights of lattice points.
+        bands: The same in parts: some lattice points, and their weights `(points, pixels)`, for one run of pixels
+            after the other. Each pixel needs four, so that most of the whole is nothing.
+    """
+
+    down: Tensor
+    up: Tensor
+    bands: list[tuple[slice, Tensor]]
+
+
 def _lattice(like: Image, sigma: float) -> tuple[_Scaling, _Scaling]:
     """Functions that average pictures of this size down to the lattice, and interpolate up from it."""
-    (down_y, up_y), (down_x, up_x) = (_matrices(n, sigma, like.dtype, like.device) for n in like.shape[-2:])
-    return lambda x: down_y @ x @ down_x.T, lambda x: up_y @ x @ up_x.T
+    side = max(1, int(sigma / _BLOCKS))
+    y, x = (_axis(n, sigma, side, like.dtype, like.device) for n in like.shape[-2:])
+
+    def up(points: Image) -> Image:
+        rows = y.up @ points
+        return torch.cat([rows[..., some] @ weights for some, weights in x.bands], -1)
+
+    return lambda image: y.down @ blocks(image, side) @ x.down.T, up
 
 
 @lru_cache(maxsize=16)
-def _matrices(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Gaussian weights of `n` pixels around each lattice point, and cubic interpolation back, for one axis."""
+def _axis(n: int, sigma: float, side: int, dtype: torch.dtype, device: torch.device) -> _Axis:
+    """Gaussian weights of the pixels around each lattice point, by blocks, and cubic interpolation back."""
     step = sigma / 2
     count = max(2, math.ceil((n - 1) / step) + 1)
+    middles = np.arange(-(-n // side)) * side + 0.5 * (side - 1)
+    down = side * np.exp(-0.5 * ((middles - step * np.arange(count)[:, None]) / sigma) ** 2)
     pixels = np.arange(n)
-    down = np.exp(-0.5 * ((pixels - step * np.arange(count)[:, None]) / sigma) ** 2)
     up = np.zeros((n, count))
     cell = np.minimum((pixels / step).astype(int), count - 2)
     t = pixels / step - cell
@@ -154,4 +179,13 @@ def _matrices(n: int, sigma: float, dtype: torch.dtype, device: torch.device) ->
     taps = (t * (t * (2 - t) - 1), t * t * (3 * t - 5) + 2, t * (t * (4 - 3 * t) + 1), t * t * (t - 1))
     for offset, weight in enumerate(taps):
         np.add.at(up, (pixels, np.clip(cell + offset - 1, 0, count - 1)), weight / 2)
-    return torch.as_tensor(down, dtype=dtype).to(device), torch.as_tensor(up, dtype=dtype).to(device)
+
+    def on_device(weights: Floats) -> Tensor:
+        return torch.as_tensor(weights, dtype=dtype).to(device)
+
+    bands = []
+    for first in range(0, n, _BAND):
+        run = slice(first, first + _BAND)
+        some = slice(max(0, int(cell[run][0]) - 1), int(cell[run][-1]) + 3)
+        bands.append((some, on_device(up[run, some].T.copy())))
+    return _Axis(on_device(down), on_device(up), bands)

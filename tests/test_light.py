@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from scenes import Blobs, render
+from scipy.ndimage import gaussian_filter
 
-from imgalign.light import View, changing_light, lit, mean
+from imgalign.light import View, _lattice, changing_light, lit, mean
 
 SIZE = (150, 180)
 SCENE = Blobs(11, 180, count=400, sigma=(2, 5))
@@ -60,6 +61,33 @@ def test_a_light_is_given_when_wanted_and_not_when_not():
     assert changing_light(seen, False) is None
     light = changing_light(seen, True)
     assert (light.gain - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("size_hw", [(150, 180), (61, 203), (300, 97)])
+@pytest.mark.parametrize("sigma", [12.0, 6.0])
+def test_means_around_lattice_points_are_those_of_a_gaussian(sigma, size_hw):
+    picture = 5 + gaussian_filter(np.random.default_rng(1).normal(size=size_hw), 4.0)
+    ones = np.ones(size_hw)
+    down, _ = _lattice(torch.as_tensor(picture)[None, None], sigma)
+    found, below = (down(torch.as_tensor(p)[None, None])[0, 0].numpy() for p in (picture, ones))
+    mean_, share = (gaussian_filter(p, sigma, mode="constant", truncate=8) for p in (picture, ones))
+    step = round(sigma / 2)
+    points = tuple(slice(0, None, step) for _ in size_hw)
+    expected = (mean_ / share)[points]
+    inside = tuple(slice(0, n) for n in expected.shape)  # the last lattice point may lie outside
+    assert np.abs((found / below)[inside] - expected).max() < 0.05 * expected.std()
+    assert np.allclose(below[inside], 2 * np.pi * sigma**2 * share[points], rtol=0.02)
+
+
+@pytest.mark.parametrize("size_hw", [(150, 180), (61, 203), (97, 98)])
+def test_interpolation_from_lattice_points_keeps_parabolas(size_hw):
+    down, up = _lattice(torch.zeros(1, 1, *size_hw, dtype=torch.float64), 12.0)
+    rows, columns = down(torch.zeros(1, 1, *size_hw, dtype=torch.float64)).shape[-2:]
+    y, x = np.mgrid[:rows, :columns] * 6.0
+    found = up(torch.as_tensor(x * x - 3 * y + 0.1 * x * y)[None, None])[0, 0].numpy()
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]].astype(float)
+    inner = (slice(6, -12), slice(6, -12))  # beyond the ends the last point stands for the missing one
+    assert np.allclose(found[inner], (x * x - 3 * y + 0.1 * x * y)[inner], atol=1e-9)
 
 
 def test_masked_pixels_do_not_count():
