@@ -26,7 +26,7 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
     import torch
 
     from imgalign.engine import Pair
-    from imgalign.plane import plane
+    from imgalign.intake import plane
     from imgalign.search import Hypothesis
     from imgalign.transforms import corner_distance
     from imgalign.wanted import Wanted

@@ -21,8 +21,9 @@ from imgalign.descended import descended
 from imgalign.engine import Answer, Pair
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.finish import corner_covariance
+from imgalign.intake import plane
 from imgalign.masks import least_weight
-from imgalign.plane import Plane, plane
+from imgalign.plane import Plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader
 from imgalign.starts import is_automatic

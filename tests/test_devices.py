@@ -12,8 +12,8 @@ from imgalign.align import align, prepare
 from imgalign.descent import descend
 from imgalign.devices import gathered
 from imgalign.errors import DeviceError, OptionError
+from imgalign.intake import plane
 from imgalign.losses import LOSSES
-from imgalign.plane import plane
 from imgalign.transforms import MODELS
 
 SIZE = (104, 128)

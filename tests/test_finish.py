@@ -10,7 +10,7 @@ from scenes import Blobs, about_centre, corner_error, pair, render
 from imgalign import align
 from imgalign.engine import Pair
 from imgalign.finish import Finish, corner_sigma
-from imgalign.plane import plane
+from imgalign.intake import plane
 from imgalign.search import Hypothesis
 from imgalign.sharp import Sharp
 from imgalign.wanted import Wanted

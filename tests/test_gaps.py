@@ -6,7 +6,7 @@ import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, render
 
 from imgalign import align, gaps
-from imgalign.plane import plane
+from imgalign.intake import plane
 
 SIZE = (200, 240)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)

@@ -6,7 +6,7 @@ import torch
 from scipy.special import erf
 
 from imgalign import align
-from imgalign.plane import plane
+from imgalign.intake import plane
 
 CPU = torch.device("cpu")
 SIZE_HW = (120, 160)

@@ -13,7 +13,7 @@ LAYERS = (
     ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted", "weights"),
     ("transforms", "basis", "shifted", "splines", "sampling", "gradients", "pyramid", "losses", "translation",
      "upsample", "appearance", "histograms", "impulses", "levels", "noise", "occluders", "problem", "residuals",
-     "spectral", "plane", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
+     "spectral", "plane", "intake", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
      "canvas", "kernels", "source", "tiles"),
     ("search", "consensus", "spots", "keypoints", "matches", "periods", "refine", "ladder", "light", "tone", "focus",
      "uncertainty", "smooth", "alike", "sharp", "polish", "descent", "agreement", "verdict", "climb", "brightest",

@@ -4,7 +4,7 @@ import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
 from imgalign import align, surround
-from imgalign.plane import plane
+from imgalign.intake import plane
 
 SIZE = (200, 240)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
