@@ -19,7 +19,7 @@ from imgalign.laying import WriteOptions, at_density, lay, naming, write
 from imgalign.outcome import Outcome, check_writable, write_result
 from imgalign.outputs import Job
 from imgalign.paths import is_file
-from imgalign.reading import Reader, comparable, read_weights, to_read
+from imgalign.reading import FileReader, comparable, read_weights, to_read
 from imgalign.wanted import STARTS, AlignOptions
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Aligner:
         self._start = finding.init if finding.init in STARTS else load(finding.init)
         fixed = jobs[0].fixed
         assert fixed is not None
-        self._reader = Reader(to_read(jobs, overwrite=writing.overwrite), max_pixels=max_pixels)
+        self._reader = FileReader(to_read(jobs, overwrite=writing.overwrite), max_pixels=max_pixels)
         self._reader.begin(fixed)
         if is_file(images.file_and_page(fixed)[0]):  # else the error need not wait for torch
             import imgalign.align  # noqa: F401  (while the threads decode)
@@ -105,7 +105,7 @@ class Centerer:
         max_pixels: int = images.MAX_PIXELS,
     ) -> None:
         self._finding, self._writing = finding, writing
-        self._reader = Reader(to_read(jobs, overwrite=writing.overwrite), max_pixels=max_pixels)
+        self._reader = FileReader(to_read(jobs, overwrite=writing.overwrite), max_pixels=max_pixels)
         self._mask = read_weights(self._reader, finding.mask)
 
     def run(self, job: Job) -> Outcome:
@@ -167,7 +167,7 @@ def _prepared(fixed: Picture, mask: NDArray[np.float32] | None, device: str) -> 
 
 
 def apply_file(
-    job: Job, alignment: Alignment, writing: WriteOptions, reader: Reader, *, rescale: bool = False
+    job: Job, alignment: Alignment, writing: WriteOptions, reader: FileReader, *, rescale: bool = False
 ) -> tuple[str, ...]:
     """Lay a file by a transform that is known.
 

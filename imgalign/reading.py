@@ -17,7 +17,7 @@ from imgalign.paths import is_file
 from imgalign.weights import shares
 
 
-class Reader:
+class FileReader:
     """Reads pictures in threads ahead of their use: decoding overlaps the import of torch and the pair before.
 
     Args:
@@ -99,7 +99,7 @@ def weights(picture: Picture) -> NDArray[np.float32]:
     return np.asarray(colours * alpha, np.float32)
 
 
-def read_weights(reader: Reader, path: Path | None) -> NDArray[np.float32] | None:
+def read_weights(reader: FileReader, path: Path | None) -> NDArray[np.float32] | None:
     """The weights in a file, if there is one.
 
     Raises:

@@ -26,7 +26,7 @@ from imgalign.outputs import Job
 from imgalign.pairs import align_pictures
 from imgalign.paths import advice, is_stream, replacing, shown
 from imgalign.picture import Picture
-from imgalign.reading import Reader, read_weights
+from imgalign.reading import FileReader, read_weights
 from imgalign.wanted import STARTS, AlignOptions
 
 Reference: TypeAlias = Literal["first", "previous", "mean"] | int
@@ -118,7 +118,7 @@ class Stacker:
         self._at = self._frames[number]
         if reference == "mean" and (piped := next(filter(is_stream, self._frames), None)):
             raise OptionError(f"{shown(piped)}: the mean reads its frames more than once, and a pipe ends; name a file")
-        self._fixed, self._read_seconds = Reader(max_pixels=max_pixels).take(self._at)
+        self._fixed, self._read_seconds = FileReader(max_pixels=max_pixels).take(self._at)
         self._files = files or StackFiles()
         self._check_held()
         self._last = (self._fixed, _at_rest(self._fixed, finding))
@@ -134,7 +134,7 @@ class Stacker:
             self._fixed = self._mean_of_all()
             self._reading = self._reader()
         else:
-            self._reading = Reader([name for name in self._frames if name != self._at], max_pixels=max_pixels)
+            self._reading = FileReader([name for name in self._frames if name != self._at], max_pixels=max_pixels)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -285,11 +285,11 @@ class Stacker:
                 pixels, has_alpha = _as_kept(path, sample, like.pixels.dtype)
                 images.check_held(path, pixels, has_alpha=has_alpha, compression=compression)
 
-    def _reader(self) -> Reader:
-        return Reader(self._frames, max_pixels=self._max_pixels)
+    def _reader(self) -> FileReader:
+        return FileReader(self._frames, max_pixels=self._max_pixels)
 
     def _read_mask(self, path: Path | None) -> NDArray[np.float32] | None:
-        return read_weights(Reader(max_pixels=self._max_pixels), path)
+        return read_weights(FileReader(max_pixels=self._max_pixels), path)
 
 
 def _each(*steps: Callable[[], None]) -> None:

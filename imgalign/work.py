@@ -25,7 +25,7 @@ from imgalign.outputs import Job
 from imgalign.pairs import align_pictures
 from imgalign.paths import advice, settle, sha256_of, shown
 from imgalign.picture import Picture
-from imgalign.reading import Reader, weights
+from imgalign.reading import FileReader, weights
 from imgalign.wanted import STARTS, AlignOptions
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -99,7 +99,7 @@ class Bench:
 
     def __init__(self, *, threads: int | None = None) -> None:
         self._threads = threads
-        self._readers: dict[int, Reader] = {}
+        self._readers: dict[int, FileReader] = {}
         self._kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
         self._expected_fixed = ""
 
@@ -178,9 +178,9 @@ class Bench:
         self._kept[role] = (key, value)
         return value, seconds
 
-    def _reader(self, task: Task) -> Reader:
+    def _reader(self, task: Task) -> FileReader:
         if task.max_pixels not in self._readers:
-            self._readers[task.max_pixels] = Reader(max_pixels=task.max_pixels)
+            self._readers[task.max_pixels] = FileReader(max_pixels=task.max_pixels)
         return self._readers[task.max_pixels]
 
     def _forget(self, task: Task) -> None:
@@ -240,7 +240,7 @@ def _within(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def _weights(reader: Reader, name: str) -> NDArray[np.float32]:
+def _weights(reader: FileReader, name: str) -> NDArray[np.float32]:
     return weights(reader.take(name)[0])
 
 

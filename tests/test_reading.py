@@ -11,7 +11,7 @@ from imgalign.errors import ImageReadError
 from imgalign.images import Picture
 from imgalign.outputs import plan
 from imgalign.picture import Metadata
-from imgalign.reading import Reader, comparable, measurable, to_read, weights
+from imgalign.reading import FileReader, comparable, measurable, to_read, weights
 
 
 def picture(pixels, *, has_alpha=False):
@@ -68,18 +68,18 @@ class TestReader:
         begun = []
         read = images.read
         monkeypatch.setattr(images, "read", lambda name, **options: begun.append(name) or read(name, **options))
-        reader = Reader(names)
+        reader = FileReader(names)
         reader.take(names[0])
         reader.take(names[1])
         assert set(begun) <= set(names[:3])
 
     def test_picture_out_of_turn(self, names):
-        reader = Reader(names[:1])
+        reader = FileReader(names[:1])
         assert reader.take(names[4])[0].size_hw == (3, 4)
         assert reader.take(names[0])[0].size_hw == (3, 4)
 
     def test_error_comes_when_it_is_taken_and_the_next_is_still_read(self, names):
-        reader = Reader(["missing.png", names[0]])
+        reader = FileReader(["missing.png", names[0]])
         with pytest.raises(ImageReadError, match="no such file"):
             reader.take("missing.png")
         assert reader.take(names[0])[0].path == Path(names[0])

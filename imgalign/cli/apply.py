@@ -85,10 +85,10 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
 
     from imgalign.laying import WriteOptions
     from imgalign.pairs import apply_file
-    from imgalign.reading import Reader, to_read
+    from imgalign.reading import FileReader, to_read
 
     writing = options_of(WriteOptions, given)
-    reader = Reader(to_read(jobs, overwrite=writing.overwrite), max_pixels=given["max_pixels"])
+    reader = FileReader(to_read(jobs, overwrite=writing.overwrite), max_pixels=given["max_pixels"])
 
     def lay(job: Job) -> int:
         notes = apply_file(job, alignment, writing, reader, rescale=given["rescale"])
