@@ -191,8 +191,10 @@ def _as_tensor(picture: Any, role: str) -> Tensor:
         tensor = picture.detach()
         tensor = tensor.to(torch.uint8) * 255 if tensor.dtype == torch.bool else tensor
         tensor = tensor if tensor.ndim == 2 else tensor.permute(1, 2, 0)
-        # Of wide integers the range is not used: there it is the numbers that tell what is white.
-        return tensor if tensor.is_floating_point() or tensor.itemsize <= 2 else _native(tensor.cpu().numpy())
+        # Of wide integers the range is not used: there it is the numbers that tell what is white. And PyTorch does
+        # next to nothing with unsigned ones of 16 bits.
+        taken = tensor.is_floating_point() or (tensor.itemsize <= 2 and tensor.dtype != torch.uint16)
+        return tensor if taken else _native(tensor.cpu().numpy())
     if hasattr(picture, "getbands"):  # PIL: modes with a palette or one bit hold indices, not intensities
         mode = picture.mode
         wanted = {"1": "L", "P": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}

@@ -100,9 +100,10 @@ def test_a_tensor_that_requires_grad_is_taken():
     np.testing.assert_allclose(grey(torch.as_tensor(RAMP).requires_grad_())[0], RAMP, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint32])
-def test_tensors_of_wide_integers_are_taken_as_arrays_are(dtype):
-    numbers = torch.as_tensor((RAMP * 255).round()).to(dtype)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint16, torch.uint32])
+def test_tensors_of_wide_or_unsigned_integers_are_taken_as_arrays_are(dtype):
+    white = 65535 if dtype == torch.uint16 else 255
+    numbers = torch.as_tensor((RAMP * white).round()).to(dtype)
     np.testing.assert_array_equal(grey(numbers)[0], grey(numbers.numpy())[0])
     assert grey(numbers)[0].max() == 1
 
