@@ -255,9 +255,10 @@ class Reader:
         last = self._last.get("values")
         if last is not None and last[1].shape[-2:] == size_hw and np.array_equal(last[0], matrices):
             return last[1], self.weights(x, y)
-        bend = _BENDS.get(self.kernel)
-        along = shifted.axes(matrices, size_hw, self.size_hw, self.oversampling, self.pad)
-        values = self.values(x, y) if along is None or bend is None else shifted.read(self.plane, *along, bend)
+        along = None
+        if self.kernel in _BENDS:
+            along = shifted.axes(matrices, size_hw, self.size_hw, self.oversampling, self.pad)
+        values = self.values(x, y) if along is None else shifted.read(self.plane, *along, _BENDS[self.kernel])
         self._last["values"] = matrices.copy(), values
         return values, self.weights(x, y)
 

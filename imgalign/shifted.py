@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from imgalign._types import Image, Matrices
+from imgalign.splines import cubic_weights
 
 _MOST_PHASES = 2  # different places between two pixels along an axis; more slices cost more than points
 _WHOLE = 1e-10  # pixels a step may differ from a whole number of them: over a picture that is nothing
@@ -102,10 +103,6 @@ def _every(x: Tensor, dim: int, first: int, stride: int, count: int) -> Tensor:
 
 def _weights(t: float, bend: float) -> tuple[float, float, float, float]:
     """Of the taps at -1, 0, 1 and 2, for a point `t` after tap 0."""
-    u = 1 - t
-    return (
-        u**3 / 6 + bend * u,
-        2 / 3 - t * t * (1 - t / 2) + bend * (1 - 3 * u),
-        2 / 3 - u * u * (1 - u / 2) + bend * (1 - 3 * t),
-        t**3 / 6 + bend * t,
-    )
+    before, here, after, beyond = cubic_weights(t)
+    # With the spline's second derivative at the same places.
+    return before + bend * (1 - t), here + bend * (3 * t - 2), after + bend * (1 - 3 * t), beyond + bend * t
