@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgalign._types import Floats, Image, Weight
+from imgalign._types import Image, Weight
 from imgalign.noise import noise_variance
 from imgalign.occluders import compared
 from imgalign.problem import Problem
@@ -143,13 +143,13 @@ class _Axis(NamedTuple):
     Attributes:
         down: `(k, blocks)` weights of blocks of pixels.
         up: `(n, k)` weights of lattice points.
-        bands: The same in parts: some lattice points, and their weights `(points, pixels)`, for one run of pixels
-            after the other. Each pixel needs four, so that most of the whole is nothing.
+        bands: Runs of pixels, and the lattice points that have any: each pixel needs four, so that most weights are
+            nothing.
     """
 
     down: Tensor
     up: Tensor
-    bands: list[tuple[slice, Tensor]]
+    bands: list[tuple[slice, slice]]
 
 
 def _lattice(like: Image, sigma: float) -> tuple[_Scaling, _Scaling]:
@@ -159,7 +159,7 @@ def _lattice(like: Image, sigma: float) -> tuple[_Scaling, _Scaling]:
 
     def up(points: Image) -> Image:
         rows = y.up @ points
-        return torch.cat([rows[..., some] @ weights for some, weights in x.bands], -1)
+        return torch.cat([rows[..., some] @ x.up[run, some].T for run, some in x.bands], -1)
 
     return lambda image: y.down @ blocks(image, side) @ x.down.T, up
 
@@ -180,12 +180,7 @@ def _axis(n: int, sigma: float, side: int, dtype: torch.dtype, device: torch.dev
     for offset, weight in enumerate(taps):
         np.add.at(up, (pixels, np.clip(cell + offset - 1, 0, count - 1)), weight / 2)
 
-    def on_device(weights: Floats) -> Tensor:
-        return torch.as_tensor(weights, dtype=dtype).to(device)
-
-    bands = []
-    for first in range(0, n, _BAND):
-        run = slice(first, first + _BAND)
-        some = slice(max(0, int(cell[run][0]) - 1), int(cell[run][-1]) + 3)
-        bands.append((some, on_device(up[run, some].T.copy())))
-    return _Axis(on_device(down), on_device(up), bands)
+    runs = [slice(first, first + _BAND) for first in range(0, n, _BAND)]
+    bands = [(run, slice(max(0, int(cell[run][0]) - 1), int(cell[run][-1]) + 3)) for run in runs]
+    weights_down, weights_up = (torch.as_tensor(weights, dtype=dtype).to(device) for weights in (down, up))
+    return _Axis(weights_down, weights_up, bands)
