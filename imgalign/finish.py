@@ -189,7 +189,6 @@ class Finish:
         def worth(blurred: Polished) -> bool:
             if blurred.white_sigma_px * self._base > _HOPELESS * known:
                 return False
-            # All that sharp pictures add to it are a few hundredths of a pixel.
             return distinctness(*pictures, blurred.moving_from_fixed) >= _NEARLY * _DISTINCT
 
         hints = [distinctness(*pictures, at_level(start, self._base), within=_WITHIN) for start in starts]

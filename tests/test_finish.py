@@ -229,3 +229,21 @@ def test_fine_detail_that_does_not_stand_out_nearby_is_not_polished(stains, monk
     unsure = replace(polished, covariance=0.5 * np.eye(3), doubt_px=0.0)
     monkeypatch.setattr("imgalign.finish.polish", lambda *_, **__: pytest.fail("was polished"))
     assert two_of_one.finish.by_detail(Hypothesis(TRUTH, 0.0), unsure) is unsure
+
+
+@pytest.mark.parametrize("stains", [True], indirect=True, ids=["shared grain"])
+@pytest.mark.parametrize(("stands_out", "variance", "looks"), [(20, 0.5, True), (12, 0.5, False), (20, 1e-12, False)])
+def test_all_of_fine_detail_is_used_only_where_blurred_detail_promises_something(
+    stains, monkeypatch, stands_out, variance, looks
+):
+    """It stands out near enough, and may well know better than what is known."""
+    _, two_of_one = stains
+    astray = about_centre(SIZE, shift=(14, 9), angle_deg=3)
+    known = replace(
+        two_of_one.finish.polish(TRUTH), moving_from_fixed=astray, covariance=variance * np.eye(3), doubt_px=0.0
+    )
+    asked = []
+    monkeypatch.setattr("imgalign.finish.distinctness", lambda *_, **__: float(stands_out))
+    monkeypatch.setattr("imgalign.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
+    two_of_one.finish.by_detail(Hypothesis(TRUTH, 0.0), known)
+    assert bool(asked) == looks
