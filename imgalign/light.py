@@ -26,6 +26,7 @@ _SIGMA = 12.0  # pixels over which light may change
 _BLOCKS = 3.0  # blocks of pixels in that, which stand for their pixels
 _BAND = 96  # pixels whose lattice points are a part of all
 _FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
+_SEEN = 1e-3  # weight that sums on the lattice are divided by at least: where there is none they are none either
 _WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 
 
@@ -55,6 +56,16 @@ class Light:
         """The pictures without their means, the moving one at the contrast of the fixed one."""
         return View(view.fixed - self.fixed_mean, self.gain * (view.warped - self.warped_mean), view.valid)
 
+    def around(self, view: View) -> "Light":
+        """The same gain for filtered pictures, with the means that are theirs.
+
+        A filter that makes noise white leaves little of a scene, and a gain learnt from that would follow the noise.
+        """
+        fixed, warped, valid = view
+        down, up = _lattice(valid, _SIGMA)
+        below = down(valid).clamp_min(_SEEN)
+        return replace(self, fixed_mean=up(down(fixed * valid) / below), warped_mean=up(down(warped * valid) / below))
+
     def solved(self, problem: Problem) -> Problem:
         """The same of pictures that are read again and again."""
         return replace(
@@ -83,7 +94,7 @@ def changing_light(
     fixed, warped, valid = view
     down, up = _lattice(valid, _SIGMA / spacing)
     weight, valid = (valid, valid) if there is None else (valid * there.clamp_min(_FAINT), valid * there)
-    below = down(weight).clamp_min(1e-3)
+    below = down(weight).clamp_min(_SEEN)
     mean_f, mean_m = up(down(fixed * weight) / below), up(down(warped * weight) / below)
     f, m = fixed - mean_f, warped - mean_m
     seen = m * weight

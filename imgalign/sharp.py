@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Matrices, Weight
 from imgalign.coords import mapped_planes
-from imgalign.light import View, changing_light, lit
+from imgalign.light import Light, View, lit
 from imgalign.masks import full_weight, mask_or_none
 from imgalign.neighbours import around
 from imgalign.occluders import regrown
@@ -26,7 +26,7 @@ from imgalign.transforms import local_scale
 
 _OVERSAMPLING = 2  # of the spline through the moving picture: all that it can hold is read where it is
 _RAMP = 4.0  # pixels over which weights rise from the moving picture's border
-_BLOCK = 4  # pixels a side over which local contrast is taken, and gradients on three times as many
+_BLOCK = 4  # pixels a side over which the power of gradients is taken, and around each block on three times as many
 _LITTLE = 0.01  # share of noise in the gradients that is not worth telling where it is
 _LEAST_TOLD = 0.1  # of gradients in which noise is told from the scene with luck only
 _STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
@@ -104,14 +104,15 @@ class Sharp:
             relit = relit._replace(valid=_view(problem, matrix).valid)
             standard = _standardised(relit)
         noise = noise_model(*relit)
-        brightness = standard if found is None else None
+        brightness = standard
         weight = problem.weight
         if noise.whitening is not None:
-            problem, relit, standard = self._whitened(noise, matrix, weight, found is not None)
+            problem, relit, standard = self._whitened(noise, matrix, weight, found)
         elif found is not None:
             problem = found.solved(problem)
         gradient_x, gradient_y = _common(relit.valid, standard, noise).derivatives()
-        spread = _spread(relit.valid, standard, brightness, noise)
+        # Under a changing light misfit follows tone curves, not photons.
+        spread = _spread(relit.valid, standard, brightness, noise) if found is None else None
         little = noise.held <= _LITTLE
         if near and not little:
             share = _told_share((gradient_x, gradient_y), relit.valid, standard, noise)
@@ -121,17 +122,17 @@ class Sharp:
         return Look(problem, noise.held, near or little)
 
     def _whitened(
-        self, noise: NoiseModel, matrix: Matrices, weight: Weight, relight: bool
+        self, noise: NoiseModel, matrix: Matrices, weight: Weight, found: Light | None
     ) -> tuple[Problem, View, Standard]:
-        """Pictures whose noise is equally strong at all frequencies."""
+        """Pictures whose noise is equally strong at all frequencies, under the light that was found before."""
         assert noise.whitening is not None
         fixed, moving = self._spectra
         scale = local_scale(matrix[0], self._pictures.size_hw)
         fixed, moving = fixed.filtered(noise.whitening.on(fixed)), moving.filtered(noise.whitening.on(moving, scale))
         problem = self._plain((fixed, moving), weight, self._pictures.moving.mask)
         view = _view(problem, matrix)
-        found = changing_light(view, True) if relight else None
         if found is not None:
+            found = found.around(view)
             problem, view = found.solved(problem), found.on(view)
         return problem, view, _standardised(view)
 
@@ -163,61 +164,42 @@ def _common(valid: Weight, standard: Standard, noise: NoiseModel) -> Spectrum:
     return s.filtered(noise.denoising.on(s))
 
 
-def _spread(valid: Weight, standard: Standard, brightness: Standard | None, noise: NoiseModel) -> Image | None:
-    """Standard deviation of residuals by local brightness and contrast, over the usual one; None where all are alike.
+def _spread(valid: Weight, standard: Standard, brightness: Standard, noise: NoiseModel) -> Image | None:
+    """Standard deviation of residuals by brightness, over the usual one; None where all are alike.
 
-    Photons make noise whose variance grows with brightness. Blur, changes of light and small shifts of parts leave
-    residuals that grow with local contrast. Over classes of like pixels the residual's variance is fitted as a constant
-    plus a share, first of the one, then, in units of that, of the other; pixels count by its inverse. Where noise is
-    the same everywhere the shares are nothing, and so all pixels count alike.
+    Photons make noise whose variance grows with brightness. Over classes of like pixels the residual's variance is
+    fitted as a straight line, and pixels count by its inverse. Where noise is the same everywhere there is no line, and
+    so all pixels count alike.
 
-    Brightness and contrast are those of the mean of both pictures: noise of like strength in both makes it independent
-    of their difference, so that noise alone neither sorts nor weighs residuals by their own size.
+    Brightness is that of the mean of both pictures: noise of like strength in both makes it independent of their
+    difference, so that noise alone neither sorts nor weighs residuals by their own size.
 
     Args:
         valid: Weight of what both show.
-        standard: The pictures as they are compared, under one light.
-        brightness: The same as they came, which alone know brightness; None under another light, whose misfit follows
-            tone curves, not photons.
+        standard: The pictures as they are compared.
+        brightness: The same as they came, which alone know brightness.
         noise: Of the pictures.
 
     Returns:
         `(1, 1, H, W)`, root mean square 1.
     """
-    f, m, _ = standard
-    common = (f + m).mul_(0.5)
-    bright = (
-        common if brightness is None or brightness is standard else (brightness.fixed + brightness.warped).mul_(0.5)
-    )
-    h, w = valid.shape[-2:]
-    below, power = blocks(valid, _BLOCK), blocks(common * common * valid, _BLOCK)
-    power = nn.interpolate(power / below.clamp_min(1e-3), size=(h, w), mode="bilinear")
     stride = max(1, int((valid.numel() / _TRUST_PIXELS) ** 0.5))
     # So few pixels are sorted and sifted on the CPU.
-    seen, c, p, e = torch.stack(
-        [x[0, 0, ::stride, ::stride].flatten() for x in (valid, bright, power, (f - m).square_())]
+    seen, f, m, bright_f, bright_m = torch.stack(
+        [x[0, 0, ::stride, ::stride].flatten() for x in (valid, *standard[:2], *brightness[:2])]
     ).cpu()
+    c, e = 0.5 * (bright_f + bright_m), (f - m).square_()
     seen = seen > 0.5
-    c, p, e = c[seen], p[seen], e[seen]
-    if len(p) < 400:
+    c, e = c[seen], e[seen]
+    if len(c) < 400 or _brightness_line(c, e) is None:
         return None
-    variance = None
-    line = None
-    if brightness is not None and _brightness_line(c, e) is not None:
-        bright = _denoised(valid, brightness, noise)
-        c = bright[0, 0, ::stride, ::stride].flatten().cpu()[seen]
-        line = _brightness_line(c, e)
-    if line is not None:
-        level, slope, least = line
-        variance = (level + slope * bright).clamp_min_(least)
-        e = e / (level + slope * c).clamp_min(least)
-    x, y = _by_class(p, e)
-    floor = y[:3].min().clamp_min(1e-8)
-    share = ((y - floor) * x).sum() / (x * x).sum().clamp_min(1e-20)
-    if float(share * x.mean()) >= 0.3 * float(floor):
-        more = 1 + float((share / floor).clamp_min(0)) * power
-        variance = more if variance is None else variance * more
-    return None if variance is None else (variance / mean(variance, valid)).sqrt_()
+    bright = _denoised(valid, brightness, noise)
+    line = _brightness_line(bright[0, 0, ::stride, ::stride].flatten().cpu()[seen], e)
+    if line is None:
+        return None
+    level, slope, least = line
+    variance = (level + slope * bright).clamp_min_(least)
+    return (variance / mean(variance, valid)).sqrt_()
 
 
 def _told_share(gradients: tuple[Image, Image], valid: Weight, standard: Standard, noise: NoiseModel) -> Tensor:

@@ -56,6 +56,18 @@ def test_noise_between_sparse_spots_is_no_changing_light(noise):
     assert changing_light(view(fixed, warped), None) is None
 
 
+def test_filtered_pictures_keep_the_gain_and_have_means_of_their_own():
+    rng = np.random.default_rng(4)
+    gain, picture = 1 + 0.5 * np.sin(X / 60) * np.cos(Y / 50), render(SCENE, SIZE)
+    light = changing_light(view(gain * picture, picture), None)
+    # All but noise has gone: a gain learnt from these would be about nothing.
+    filtered = [1 + 0.01 * X + rng.normal(0, 1, SIZE), 2 + np.cos(Y / 40) + rng.normal(0, 1, SIZE)]
+    found = light.around(view(*filtered))
+    assert torch.equal(found.gain, light.gain)
+    for mean_around, plane in zip((found.fixed_mean, found.warped_mean), filtered, strict=True):
+        assert np.abs(mean_around[0, 0].numpy() - gaussian_filter(plane, 12))[INNER].max() < 0.02
+
+
 def test_a_light_is_given_when_wanted_and_not_when_not():
     seen = view(render(SCENE, SIZE), render(SCENE, SIZE))
     assert changing_light(seen, False) is None

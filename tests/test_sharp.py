@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scenes import Blobs, about_centre, corner_error, pair, tensor
+from scenes import Blobs, about_centre, corner_error, pair, render, tensor
 
 from imgalign import sharp
 from imgalign.polish import polish
-from imgalign.sharp import Standard, _told_share
-from imgalign.spectral import NoiseModel, RadialResponse
+from imgalign.sharp import Sharp, Standard, _told_share
+from imgalign.spectral import NoiseModel, RadialResponse, spectrum
 from imgalign.transforms import MODELS
 
 SIZE = (144, 160)
@@ -65,3 +65,21 @@ def test_a_bright_thing_on_empty_ground_is_laid_more_exactly_where_the_ground_is
     weighed = root_mean_square()
     monkeypatch.setattr(sharp, "_LITTLE", 1.0)
     assert weighed < 0.85 * root_mean_square()
+
+
+def looked(fixed, moving):
+    """Both pictures as they are compared where they lie on each other."""
+    ones = torch.ones_like(fixed)
+    done = Sharp((spectrum(fixed, ones), spectrum(moving, ones)), ones, ones, None, True, 0.0)
+    return done.look(np.eye(3)[None], near=True).problem
+
+
+def test_pixels_are_weighed_by_brightness_where_light_makes_noise_and_alike_where_one_picture_is_noisier():
+    rng = np.random.default_rng(2)
+    scene = 20 * render(Blobs(3, 170, count=300, sigma=(2, 5)), SIZE) + np.linspace(40, 240, SIZE[1])
+    photons = [tensor(scene + 1.5 * np.sqrt(scene) * rng.normal(0, 1, SIZE)) for _ in range(2)]
+    spread = looked(*photons).spread
+    inner = np.s_[12:-12, 12:-12]
+    assert np.corrcoef(spread[0, 0].numpy()[inner].ravel(), np.sqrt(scene[inner]).ravel())[0, 1] > 0.9
+    uneven = [tensor(scene + sigma * rng.normal(0, 1, SIZE)) for sigma in (25, 3)]
+    assert looked(*uneven).spread is None
