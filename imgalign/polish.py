@@ -32,7 +32,6 @@ _CHANCE = 2.0  # standard deviations of the smooth answer by which both differ w
 _OVERSAMPLING = 1.5  # of the spline through the blurred moving picture
 _SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
 _SMOOTH_ROUNDS = 3  # at most
-_NOISY = 0.1  # residual of blurred pictures, in contrasts, from which noise matters
 _OVERLAP_PIXELS = 30_000  # tell it to a thousandth
 _HELD = 0.1  # share by which noise in the gradients may hold a step back; of the predicted error, too
 
@@ -116,22 +115,17 @@ def polish(
         relight = False if problem.gain is None else light
         sharp = Sharp(alike.spectra, fixed[1], moving[1], relight, robust, alike.rounding)
 
-        def with_all_pixels() -> Polished:
-            descent.run(alike.blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
-            return descent.polished(alike.blurred.noise)
-
-        # Steps that noise holds back end about where they began: that is then to be as exact as it can.
-        noisy = alike.sparse is not alike.blurred and answer.noise > _NOISY
-        first = with_all_pixels() if noisy else answer
-        near = _APART * first.white_sigma_px < _ASTRAY_PX
-        answer = _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
+        near = _APART * answer.white_sigma_px < _ASTRAY_PX
+        first, answer = answer, _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
         if _agrees(first, answer, size_hw):
             answer = replace(answer, doubt_px=_doubt_px(first, answer, size_hw))
         else:
             descent.matrix = first.moving_from_fixed[None]
+            if alike.sparse is not alike.blurred:
+                descent.run(alike.blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
+                first = descent.polished(alike.blurred.noise)
             # The noise of the pictures is what the unblurred ones show.
-            known = noisy or alike.sparse is alike.blurred
-            answer = replace(first if known else with_all_pixels(), noise=answer.noise)
+            answer = replace(first, noise=answer.noise)
     reader = replace(alike.blurred.moving, margin=0.0)
     return replace(answer, overlap=_overlap(fixed[1], reader, answer.moving_from_fixed))
 
