@@ -28,6 +28,9 @@ _MANY_TILES = 30  # so many of them are enough
 _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
 _ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
+_TOO_FAR = 2.0  # times that: an answer from all frequencies may have been pulled by a codec's blocks
+_ALIASED_PX = 0.05  # farther than that nothing that is aliased has pulled an answer
+_CLEARLY = 2.0  # times as exact, by predicted errors, an answer knows clearly more
 _CHANCE = 2.0  # standard deviations of the smooth answer by which both differ without a reason
 _OVERSAMPLING = 1.5  # of the spline through the blurred moving picture
 _SMOOTH_PX = 0.0015  # what the spline through blurred pictures may err by itself
@@ -117,15 +120,17 @@ def polish(
 
         near = _APART * answer.white_sigma_px < _ASTRAY_PX
         first, answer = answer, _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
-        if _agrees(first, answer, size_hw):
-            answer = replace(answer, doubt_px=_doubt_px(first, answer, size_hw))
+        doubt_px = _doubt_px(first, answer, size_hw)
+        if _stands(first, answer, size_hw):
+            answer = replace(answer, doubt_px=doubt_px)
         else:
+            doubt_px = doubt_px if _contradicts(first, answer, size_hw) else 0.0
             descent.matrix = first.moving_from_fixed[None]
             if alike.sparse is not alike.blurred:
                 descent.run(alike.blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
                 first = descent.polished(alike.blurred.noise)
             # The noise of the pictures is what the unblurred ones show.
-            answer = replace(first, noise=answer.noise)
+            answer = replace(first, noise=answer.noise, doubt_px=doubt_px)
     reader = replace(alike.blurred.moving, margin=0.0)
     return replace(answer, overlap=_overlap(fixed[1], reader, answer.moving_from_fixed))
 
@@ -236,17 +241,36 @@ def _sharpened(
     return replace(done, converged=done.converged or once)
 
 
-def _agrees(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool:
-    """Whether the answer from all frequencies is predicted about as good, and lies where the smooth one allows.
+def _stands(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool:
+    """Whether the answer from all frequencies is to be taken, rather than that from blurred pictures.
 
-    Fine detail knows more, but what cameras alias and codecs drop is not noise: it is shared, and can pull a shift by
-    some hundredths of a pixel while its error bar shrinks. Blurred pictures do not feel it.
+    It is where it is predicted about as good, and lies where the smooth one allows. Fine detail knows more, but what
+    cameras alias and codecs drop is not noise: it is shared, and can pull a shift while its error bar shrinks. Blurred
+    pictures do not feel it. They feel what changes slowly, as light does: an answer that contradicts them stands as
+    well, if it does not lie as far away as the edges of a codec's blocks may pull it.
     """
     first, second = smooth.white_sigma_px, sharp.white_sigma_px
-    apart = corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw)
+    apart = _apart(smooth, sharp, size_hw)
+    if apart >= 1:
+        return apart < _TOO_FAR and _contradicts(smooth, sharp, size_hw)
     # Two estimates of a sigma scatter: always to take the smaller would be to take the one that flatters.
-    as_good = second < 1.5 * first or rough_corner_sigma(sharp.covariance) < rough_corner_sigma(smooth.covariance)
-    return as_good and apart < _APART * math.hypot(first, second, _SMOOTH_PX)
+    return second < 1.5 * first or rough_corner_sigma(sharp.covariance) < rough_corner_sigma(smooth.covariance)
+
+
+def _contradicts(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> bool:
+    """Whether the sharp answer lies where the smooth one does not allow, and promises clearly less of an error.
+
+    Nearer answers may be pulled apart by what is aliased, which the sharp one alone feels.
+    """
+    if _CLEARLY * sharp.white_sigma_px >= smooth.white_sigma_px or _apart(smooth, sharp, size_hw) < 1:
+        return False
+    return corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw) > _ALIASED_PX
+
+
+def _apart(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> float:
+    """How far two answers are apart, as a share of what chance allows."""
+    allowed = _APART * math.hypot(smooth.white_sigma_px, sharp.white_sigma_px, _SMOOTH_PX)
+    return corner_distance(smooth.moving_from_fixed, sharp.moving_from_fixed, size_hw) / allowed
 
 
 def _doubt_px(smooth: Polished, sharp: Polished, size_hw: tuple[int, int]) -> float:

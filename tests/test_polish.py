@@ -5,7 +5,7 @@ import pytest
 import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
 
-from imgalign.polish import _agrees, _doubt_px, polish
+from imgalign.polish import _contradicts, _doubt_px, _stands, polish
 from imgalign.sharp import Sharp
 from imgalign.transforms import MODELS
 from imgalign.uncertainty import covariance
@@ -225,9 +225,46 @@ def test_the_sharp_answer_stands_where_it_is_predicted_about_as_good(white, all_
         replace(done, white_sigma_px=sigma, covariance=torch.eye(2) * bar**2 / 2)
         for sigma, bar in ((0.01, 0.05), (white, all_noise))
     )
-    assert _agrees(smooth, sharp, SIZE) == stands
+    assert _stands(smooth, sharp, SIZE) == stands
     astray = replace(sharp, moving_from_fixed=about_centre(SIZE, shift=(0.5, 0)))
-    assert not _agrees(smooth, astray, SIZE)
+    assert not _stands(smooth, astray, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("apart", "smooth_px", "white", "stands", "contradicts"),
+    [
+        (0.04, 0.01, 0.002, False, False),  # aliasing may pull as far
+        (0.055, 0.01, 0.002, True, True),
+        (0.055, 0.01, 0.006, False, False),  # not clearly more exact
+        (0.1, 0.01, 0.002, False, True),  # so far a codec's blocks may pull
+        (0.1, 0.05, 0.002, True, False),  # within chance
+    ],
+)
+def test_an_answer_that_contradicts_blurred_pictures_has_to_know_clearly_more(
+    apart, smooth_px, white, stands, contradicts
+):
+    done = polished(*pair(SCENE, SIZE, np.eye(3)), np.eye(3), "translate")
+    smooth = replace(done, white_sigma_px=smooth_px)
+    moved = about_centre(SIZE, shift=(apart, 0)) @ done.moving_from_fixed
+    sharp = replace(done, white_sigma_px=white, moving_from_fixed=moved)
+    assert _stands(smooth, sharp, SIZE) == stands
+    assert _contradicts(smooth, sharp, SIZE) == contradicts
+
+
+@pytest.mark.parametrize(("white", "doubted"), [(0.001, True), (0.1, False)])
+def test_a_smooth_answer_doubts_itself_where_a_much_better_one_contradicts_it(white, doubted, monkeypatch):
+    truth = about_centre(SIZE, shift=(2.3, -1.6), angle_deg=2)
+    rng = np.random.default_rng(1)
+    fixed, moving = (planes(p + rng.normal(0, 0.1 * p.std(), SIZE)) for p in pair(SCENE, SIZE, truth))
+    far = about_centre(SIZE, shift=(0.9, 0)) @ truth
+
+    def sharpened(descent, *_):
+        return replace(descent.polished(None), moving_from_fixed=far, white_sigma_px=white)
+
+    monkeypatch.setattr("imgalign.polish._sharpened", sharpened)
+    answer = polish(fixed, moving, truth, MODELS["rigid"])
+    assert corner_error(answer.moving_from_fixed, truth, SIZE) < 0.1
+    assert answer.doubt_px == pytest.approx(0.9 if doubted else 0, abs=0.1)
 
 
 @pytest.mark.parametrize("worth", [False, True])
