@@ -20,7 +20,7 @@ from imgalign.neighbours import around
 from imgalign.occluders import regrown
 from imgalign.problem import Problem
 from imgalign.pyramid import blocks
-from imgalign.spectral import NoiseModel, Spectrum, noise_model, spectrum, spline_reader
+from imgalign.spectral import NoiseModel, RadialResponse, Spectrum, noise_model, spectrum, spline_reader
 from imgalign.sums import mean, total
 from imgalign.transforms import local_scale
 
@@ -57,6 +57,20 @@ class Look:
     told: bool
 
 
+class _Found(NamedTuple):
+    """How two pictures are best compared.
+
+    Attributes:
+        problem: Under one light, at equally strong noise, without what does not belong; its gradients mean nothing.
+        noise: Of the pictures.
+        spread: As in `Problem`.
+    """
+
+    problem: Problem
+    noise: NoiseModel
+    spread: Image | None
+
+
 class Sharp:
     """Both pictures unblurred, to be looked at from one transform after the other.
 
@@ -81,60 +95,64 @@ class Sharp:
         self._spectra, self._light, self._robust, self._rounding = spectra, light, robust, rounding
         self._moving_weight: Weight | None = moving_weight
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
+        self._found: _Found | None = None
 
     def look(self, matrix: Matrices, *, near: bool) -> Look:
-        """Both pictures as they are best compared, from where the transform stands now, under the light found there.
+        """Both pictures as they are best compared, from where the transform stands now.
 
-        `near` says that it stands where the pictures differ by what they do not share, not by being apart.
+        `near` says that it stands where the pictures differ by what they do not share, not by being apart. Light, what
+        does not belong and noise are then what they were found to be before.
         """
+        if not near or self._found is None:
+            self._found = self._find(matrix)
+        problem, noise, spread = self._found
+        view = _view(problem, matrix)
+        standard = _standardised(view)
+        gradient_x, gradient_y = _common(view.valid, standard, noise).derivatives()
+        little = noise.held <= _LITTLE
+        if near and not little:
+            share = _told_share((gradient_x, gradient_y), view.valid, standard, noise)
+            gradient_x, gradient_y = gradient_x * share, gradient_y * share
+        weight = problem.weight if spread is None else problem.weight / spread.square()
+        problem = replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight, spread=spread)
+        return Look(problem, noise.held, near or little)
+
+    def _find(self, matrix: Matrices) -> "_Found":
+        """How both pictures are best compared where a transform stands."""
         plain = self._pictures
         view = _view(plain, matrix)
-        found, there = lit(view, self._light, self._robust)
-        if self._moving_weight is not None:  # the first look
-            relit = view if found is None else found.on(view)
+        light, there = lit(view, self._light, self._robust)
+        if self._moving_weight is not None:  # the first time
+            relit = view if light is None else light.on(view)
             mask = _border_mask(relit, _standardised(relit), matrix, self._moving_weight)
             plain = self._pictures = replace(plain, moving=replace(plain.moving, mask=mask))
             self._moving_weight = None
         problem = plain.within(there)
         view = _view(problem, matrix)
-        relit = view if found is None else found.on(view)
+        relit = view if light is None else light.on(view)
         standard = _standardised(relit)
         if there is not None:
             problem = plain.within(regrown(there, standard.fixed, standard.warped))
             relit = relit._replace(valid=_view(problem, matrix).valid)
             standard = _standardised(relit)
         noise = noise_model(*relit)
-        brightness = standard
-        weight = problem.weight
         if noise.whitening is not None:
-            problem, relit, standard = self._whitened(noise, matrix, weight, found)
-        elif found is not None:
-            problem = found.solved(problem)
-        gradient_x, gradient_y = _common(relit.valid, standard, noise).derivatives()
-        # Under a changing light misfit follows tone curves, not photons.
-        spread = _spread(relit.valid, standard, brightness, noise) if found is None else None
-        little = noise.held <= _LITTLE
-        if near and not little:
-            share = _told_share((gradient_x, gradient_y), relit.valid, standard, noise)
-            gradient_x, gradient_y = gradient_x * share, gradient_y * share
-        weight = weight if spread is None else weight / spread.square()
-        problem = replace(problem, gradient_x=gradient_x, gradient_y=gradient_y, weight=weight, spread=spread)
-        return Look(problem, noise.held, near or little)
+            problem = self._whitened(noise.whitening, matrix, problem.weight, light)
+        elif light is not None:
+            problem = light.solved(problem)
+        spread = None
+        if light is None:  # under another misfit follows tone curves, not photons
+            now = standard if noise.whitening is None else _standardised(_view(problem, matrix))
+            spread = _spread(relit.valid, now, standard, noise)
+        return _Found(problem, noise, spread)
 
-    def _whitened(
-        self, noise: NoiseModel, matrix: Matrices, weight: Weight, found: Light | None
-    ) -> tuple[Problem, View, Standard]:
+    def _whitened(self, whitening: RadialResponse, matrix: Matrices, weight: Weight, light: Light | None) -> Problem:
         """Pictures whose noise is equally strong at all frequencies, under the light that was found before."""
-        assert noise.whitening is not None
         fixed, moving = self._spectra
         scale = local_scale(matrix[0], self._pictures.size_hw)
-        fixed, moving = fixed.filtered(noise.whitening.on(fixed)), moving.filtered(noise.whitening.on(moving, scale))
+        fixed, moving = fixed.filtered(whitening.on(fixed)), moving.filtered(whitening.on(moving, scale))
         problem = self._plain((fixed, moving), weight, self._pictures.moving.mask)
-        view = _view(problem, matrix)
-        if found is not None:
-            found = found.around(view)
-            problem, view = found.solved(problem), found.on(view)
-        return problem, view, _standardised(view)
+        return problem if light is None else light.around(_view(problem, matrix)).solved(problem)
 
     def _plain(self, spectra: tuple[Spectrum, Spectrum], fixed_weight: Weight, mask: Tensor | None) -> Problem:
         image = spectra[0].image()

@@ -6,6 +6,7 @@ import torch
 from scenes import Blobs, about_centre, corner_error, pair, render, tensor
 
 from imgalign import sharp
+from imgalign.light import lit
 from imgalign.polish import polish
 from imgalign.sharp import Sharp, Standard, _told_share
 from imgalign.spectral import NoiseModel, RadialResponse, spectrum
@@ -83,3 +84,20 @@ def test_pixels_are_weighed_by_brightness_where_light_makes_noise_and_alike_wher
     assert np.corrcoef(spread[0, 0].numpy()[inner].ravel(), np.sqrt(scene[inner]).ravel())[0, 1] > 0.9
     uneven = [tensor(scene + sigma * rng.normal(0, 1, SIZE)) for sigma in (25, 3)]
     assert looked(*uneven).spread is None
+
+
+@pytest.mark.parametrize(("near", "looked_for"), [(True, 1), (False, 2)])
+def test_light_occluders_and_noise_are_looked_for_anew_where_the_first_look_was_from_afar(
+    near, looked_for, monkeypatch
+):
+    scene = Blobs(3, 170, count=300, sigma=(2, 5))
+    rng = np.random.default_rng(3)
+    fixed, moving = (tensor(render(scene, SIZE) + rng.normal(0, 0.02, SIZE)) for _ in range(2))
+    calls = []
+    monkeypatch.setattr(sharp, "lit", lambda *given: calls.append(given) or lit(*given))
+    ones = torch.ones_like(fixed)
+    both = Sharp((spectrum(fixed, ones), spectrum(moving, ones)), ones, ones, None, True, 0.0)
+    first = both.look(about_centre(SIZE, shift=(0.2, 0))[None], near=False)
+    second = both.look(np.eye(3)[None], near=near)
+    assert len(calls) == looked_for
+    assert not torch.equal(first.problem.gradient_x, second.problem.gradient_x)  # those are of where it stands now
