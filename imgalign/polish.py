@@ -118,7 +118,6 @@ def polish(
         # What blurred pictures do not show, those with all their noise will not either.
         relight = False if problem.gain is None else light
         sharp = Sharp(alike.spectra, fixed[1], moving[1], relight, robust, alike.rounding)
-
         near = _APART * answer.white_sigma_px < _ASTRAY_PX
         first, answer = answer, _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
         doubt_px = _doubt_px(first, answer, size_hw)
