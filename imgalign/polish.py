@@ -1,8 +1,8 @@
 """The last refinement, on the finest level: as exact as the noise allows, with an error bar.
 
 From a transform that is right to about a pixel: first on blurred pictures (`smooth`), which forgive much, then on all
-frequencies (`sharp`), again and again until nothing moves. The sharp answer stands where the smooth one agrees, or knows
-much less.
+frequencies (`sharp`), again and again until nothing moves. The sharp answer stands where the smooth one agrees, or
+knows much less.
 """
 
 import math
