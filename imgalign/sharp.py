@@ -30,7 +30,7 @@ _BLOCK = 4  # pixels a side over which the power of gradients is taken, and arou
 _LITTLE = 0.01  # share of noise in the gradients that is not worth telling where it is
 _LEAST_TOLD = 0.1  # of gradients in which noise is told from the scene with luck only
 _STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
-_TRUST_PIXELS = 8000  # enough of them to see how residuals grow with it
+_TRUST_PIXELS = 8000  # enough of them to see how residuals grow with brightness
 _BORDER = 8  # pixels from the border whose interpolation may be worse
 
 
