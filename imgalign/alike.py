@@ -8,7 +8,7 @@ from imgalign._types import Image, Matrices, Weight
 from imgalign.decompose import jacobians
 from imgalign.focus import blurred_alike, difference
 from imgalign.masks import mask_or_none
-from imgalign.noise import rounding_variance
+from imgalign.noise import noise_variance, rounding_variance
 from imgalign.pyramid import gaussian_response
 from imgalign.smooth import smooth
 from imgalign.spectral import Spectrum, spectrum
@@ -24,6 +24,7 @@ class Alike:
         spectra: Of both.
         blurred: Both blurred by a pixel.
         sparse: The same on a lattice, where pixels are many.
+        noise: Variance of that of either.
         rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
 
     Args:
@@ -45,12 +46,19 @@ class Alike:
         self._plain = _matched(spectrum(*fixed), 1 / self._scale), _matched(spectrum(*moving), self._scale)
         self._more = np.zeros((2, 2))
         self.rounding = math.sqrt(sum(_rounding(image) for image, _ in (fixed, moving)))
+        self.noise = float(noise_variance(fixed[0])), float(noise_variance(moving[0]))
         self._blur(self._plain)
 
     def _blur(self, spectra: tuple[Spectrum, Spectrum]) -> None:
         self.spectra = spectra
         self.blurred = smooth(
-            self._fixed, spectra, mask_or_none(self._moving[1]), self._scale, self._oversampling, self.rounding
+            self._fixed,
+            spectra,
+            mask_or_none(self._moving[1]),
+            self._scale,
+            self._oversampling,
+            self.noise,
+            self.rounding,
         )
         self.sparse = self.blurred.sparse()
 

@@ -27,6 +27,7 @@ _BLOCKS = 3.0  # blocks of pixels in that, which stand for their pixels
 _BAND = 96  # pixels whose lattice points are a part of all
 _FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
 _SEEN = 1e-3  # weight that sums on the lattice are divided by at least: where there is none they are none either
+_LEAST_SCENE = 0.05  # of what varies within a light, where noise explains nearly all of it
 _WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 
 
@@ -74,7 +75,12 @@ class Light:
 
 
 def changing_light(
-    view: View, wanted: bool | None, there: Weight | None = None, *, noise: float | None = None, spacing: int = 1
+    view: View,
+    wanted: bool | None,
+    there: Weight | None = None,
+    *,
+    noise: tuple[float, float] | None = None,
+    spacing: int = 1,
 ) -> Light | None:
     """A light that changes over the picture, or None where one gain and one bias explain nearly as much.
 
@@ -86,7 +92,7 @@ def changing_light(
         wanted: Always, never, or (None) where it is worth it.
         there: 1 where both show the same; None for everywhere. What does not takes a faint part in the light, none in
             what it is worth.
-        noise: Variance of the fixed picture's noise; where it is None, as for white noise.
+        noise: Variance of either picture's noise; where it is None, as for white noise.
         spacing: Pixels of the pictures per pixel of the view.
     """
     if wanted is False:
@@ -110,10 +116,13 @@ def changing_light(
         if bool(left_by_many >= _WORTH * left_by_one):
             return None
         # Where there is only noise the regression leaves the moving picture out, and so halves the residual, under
-        # any light. The fair measure is one gain, drawn to nothing in the same way.
-        both = (mean(f * f, valid) / mean_variance.clamp_min(1e-20)).sqrt()
-        of_moving = (noise_variance(fixed) if noise is None else noise) / both.square().clamp_min(1e-20)
-        gain_alone = torch.sign(mean_covariance) * both
+        # any light. The fair measure is one gain, drawn to nothing in the same way. It is that of the scene, not of
+        # noise, which one picture may have more of.
+        of_fixed, of_moving = (noise_variance(fixed), noise_variance(warped)) if noise is None else noise
+        power, moving_power = (
+            (p - n).clamp_min(_LEAST_SCENE * p) for p, n in ((mean(f * f, valid), of_fixed), (mean_variance, of_moving))
+        )
+        gain_alone = torch.sign(mean_covariance) * (power / moving_power.clamp_min(1e-20)).sqrt()
         shrunk = up(gain_alone * (1 - of_moving / variance.clamp_min(1e-20)).clamp(0, 1))
         alone = mean_f - gain_alone * mean_m
         alone = (alone - mean(alone, valid)).add_(f).addcmul_(shrunk, m, value=-1)
@@ -123,7 +132,7 @@ def changing_light(
 
 
 def lit(
-    view: View, wanted: bool | None, robust: bool, *, noise: float | None = None, spacing: int = 1
+    view: View, wanted: bool | None, robust: bool, *, noise: tuple[float, float] | None = None, spacing: int = 1
 ) -> tuple[Light | None, Weight | None]:
     """The changing light, and 1 where both pictures show the same under it (`occluders.Compared`), None for everywhere.
 

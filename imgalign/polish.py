@@ -113,11 +113,11 @@ def polish(
     if light is not False:
         alike.tone(descent.matrix, robust)
     problem = _smoothed(descent, alike, light, robust, rounds, iterations)
-    answer = descent.polished(alike.sparse.noise)
+    answer = descent.polished(alike.sparse.noise[0])
     if rounds > 1 and worth(answer):
         # What blurred pictures do not show, those with all their noise will not either.
         relight = False if problem.gain is None else light
-        sharp = Sharp(alike.spectra, fixed[1], moving[1], relight, robust, alike.rounding)
+        sharp = Sharp(alike.spectra, fixed[1], moving[1], relight, robust, alike.noise, alike.rounding)
         near = _APART * answer.white_sigma_px < _ASTRAY_PX
         first, answer = answer, _sharpened(descent, sharp, near, rounds, iterations, tolerance_px)
         doubt_px = _doubt_px(first, answer, size_hw)
@@ -128,7 +128,7 @@ def polish(
             descent.matrix = first.moving_from_fixed[None]
             if alike.sparse is not alike.blurred:
                 descent.run(alike.blurred.problem(descent.matrix, light, robust), tolerance_px, iterations)
-                first = descent.polished(alike.blurred.noise)
+                first = descent.polished(alike.blurred.noise[0])
             # The noise of the pictures is what the unblurred ones show.
             answer = replace(first, noise=answer.noise, doubt_px=doubt_px)
     reader = replace(alike.blurred.moving, margin=0.0)

@@ -80,6 +80,7 @@ class Sharp:
         moving_weight: The same of the other.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
         robust: Let occluders go.
+        noise: Variance of that of either picture.
         rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
     """
 
@@ -90,9 +91,11 @@ class Sharp:
         moving_weight: Weight,
         light: bool | None,
         robust: bool,
+        noise: tuple[float, float],
         rounding: float,
     ) -> None:
-        self._spectra, self._light, self._robust, self._rounding = spectra, light, robust, rounding
+        self._spectra, self._light, self._robust = spectra, light, robust
+        self._noise, self._rounding = noise, rounding
         self._moving_weight: Weight | None = moving_weight
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
         self._found: _Found | None = None
@@ -121,7 +124,7 @@ class Sharp:
         """How both pictures are best compared where a transform stands."""
         plain = self._pictures
         view = _view(plain, matrix)
-        light, there = lit(view, self._light, self._robust)
+        light, there = lit(view, self._light, self._robust, noise=self._noise)
         if self._moving_weight is not None:  # the first time
             relit = view if light is None else light.on(view)
             mask = _border_mask(relit, _standardised(relit), matrix, self._moving_weight)

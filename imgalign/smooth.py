@@ -14,7 +14,6 @@ from imgalign._types import Image, Matrices, Weight
 from imgalign.coords import lattice
 from imgalign.gradients import central_differences
 from imgalign.light import View, lit
-from imgalign.noise import noise_variance
 from imgalign.problem import Problem
 from imgalign.pyramid import gaussian_response
 from imgalign.sampling import Reader
@@ -36,7 +35,7 @@ class Smooth:
         fixed: Spectrum of the blurred fixed picture.
         mask: Its mask.
         moving: Reader of the blurred moving picture.
-        noise: Of the fixed picture.
+        noise: Of both, the fixed one's first.
         rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
         step: Pixels of the fixed picture from one that is compared to the next, 1 or 2.
     """
@@ -44,7 +43,7 @@ class Smooth:
     fixed: Spectrum
     mask: Weight
     moving: Reader
-    noise: BlurredNoise
+    noise: tuple[BlurredNoise, BlurredNoise]
     rounding: float = 0.0
     step: int = 1
 
@@ -60,7 +59,13 @@ class Smooth:
         """The same on a lattice of the fixed picture's pixels, if they are many."""
         if math.prod(self.fixed.size_hw) < _ENOUGH_PIXELS:
             return self
-        return replace(self, noise=replace(self.noise, step=_STEP), step=_STEP)
+        of_fixed, of_moving = (replace(noise, step=_STEP) for noise in self.noise)
+        return replace(self, noise=(of_fixed, of_moving), step=_STEP)
+
+    @property
+    def _noise_left(self) -> tuple[float, float]:
+        """Variance of what the blur has left of either picture's noise."""
+        return self.noise[0].blurred, self.noise[1].blurred
 
     def view(self, matrix: Matrices) -> View:
         """The pictures where a transform stands, `(1, 3, 3)` moving from fixed."""
@@ -69,7 +74,7 @@ class Smooth:
 
     def tone(self, matrix: Matrices, robust: bool) -> Toned | None:
         """The tone curve between the pictures where a transform stands, if it is worth one."""
-        return toned(self.view(matrix), robust, noise=self.noise.blurred, spacing=self.step)
+        return toned(self.view(matrix), robust, noise=self._noise_left, spacing=self.step)
 
     def problem(self, matrix: Matrices, light: bool | None, robust: bool) -> Problem:
         """The pictures under the light that is found where a transform stands, `(1, 3, 3)` moving from fixed.
@@ -77,7 +82,7 @@ class Smooth:
         With `robust` without occluders.
         """
         p = self.pictures
-        found, there = lit(self.view(matrix), light, robust, noise=self.noise.blurred, spacing=self.step)
+        found, there = lit(self.view(matrix), light, robust, noise=self._noise_left, spacing=self.step)
         p = p.within(there)
         if found is None:
             return p
@@ -92,6 +97,7 @@ def smooth(
     moving_mask: Tensor | None,
     scale: float,
     oversampling: float,
+    noise: tuple[float, float],
     rounding: float,
 ) -> Smooth:
     """Blur both pictures by a pixel of the coarser one.
@@ -104,6 +110,7 @@ def smooth(
         oversampling: Of the spline through the moving picture. One on the picture's own pixels errs by some thousandths
             of a pixel on what the blur leaves of fine detail: enough, under little noise, for good sharp answers to be
             refused. On pixels half as fine again it is some hundred-thousandths, and twice as fine gain nothing more.
+        noise: Variance of that of either picture.
         rounding: Standard deviation of the residual that rounding has left before the blur, at unit contrast.
     """
     blurs = max(1.0, 1 / scale), max(1.0, scale)
@@ -112,8 +119,8 @@ def smooth(
     )
     # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
     reader = spline_reader(second, moving_mask, oversampling, _MARGIN)
-    noise = BlurredNoise(float(noise_variance(fixed[0])), blurs[0])
+    of_fixed, of_moving = (BlurredNoise(variance, blur) for variance, blur in zip(noise, blurs, strict=True))
     if rounding > 0:  # it is white, and what it is rounded from is not: a blur leaves less of it
         before = BlurredNoise(rounding**2 * float(variance(fixed[0])), blurs[0])
         rounding = math.sqrt(before.blurred / float(variance(first.image())))
-    return Smooth(first, fixed[1], reader, noise, rounding)
+    return Smooth(first, fixed[1], reader, (of_fixed, of_moving), rounding)

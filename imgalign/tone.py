@@ -78,7 +78,7 @@ class Toned(NamedTuple):
         return (self.curve(fixed[0]), fixed[1]), moving
 
 
-def toned(view: View, robust: bool, *, noise: float | None = None, spacing: int = 1) -> Toned | None:
+def toned(view: View, robust: bool, *, noise: tuple[float, float] | None = None, spacing: int = 1) -> Toned | None:
     """The curve between two pictures that are hardly noisy; None where a straight line or a local gain is as good.
 
     Which of the two it is for is what the better curve says: to flatten what the other has clipped is possible, the

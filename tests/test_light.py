@@ -56,6 +56,14 @@ def test_noise_between_sparse_spots_is_no_changing_light(noise):
     assert changing_light(view(fixed, warped), None) is None
 
 
+@pytest.mark.parametrize("noises", [(0.02, 1.0), (1.0, 0.02)])
+def test_noise_of_one_picture_is_no_changing_light(noises):
+    rng = np.random.default_rng(5)
+    scene = 6 * np.sin(X / 20) * np.cos(Y / 25) + np.where(X > 90, 3 * np.sin(X / 2) * np.sin(Y / 3), 0.0)
+    fixed, warped = (scene + rng.normal(0, noise, SIZE) for noise in noises)
+    assert changing_light(view(fixed, warped), None) is None
+
+
 def test_filtered_pictures_keep_the_gain_and_have_means_of_their_own():
     rng = np.random.default_rng(4)
     gain, picture = 1 + 0.5 * np.sin(X / 60) * np.cos(Y / 50), render(SCENE, SIZE)

@@ -7,6 +7,7 @@ from scenes import Blobs, about_centre, corner_error, pair, render, tensor
 
 from imgalign import sharp
 from imgalign.light import lit
+from imgalign.noise import noise_variance
 from imgalign.polish import polish
 from imgalign.sharp import Sharp, Standard, _told_share
 from imgalign.spectral import NoiseModel, RadialResponse, spectrum
@@ -68,11 +69,16 @@ def test_a_bright_thing_on_empty_ground_is_laid_more_exactly_where_the_ground_is
     assert weighed < 0.85 * root_mean_square()
 
 
+def unblurred(fixed, moving):
+    """Both pictures, ready to be looked at."""
+    ones = torch.ones_like(fixed)
+    noise = float(noise_variance(fixed)), float(noise_variance(moving))
+    return Sharp((spectrum(fixed, ones), spectrum(moving, ones)), ones, ones, None, True, noise, 0.0)
+
+
 def looked(fixed, moving):
     """Both pictures as they are compared where they lie on each other."""
-    ones = torch.ones_like(fixed)
-    done = Sharp((spectrum(fixed, ones), spectrum(moving, ones)), ones, ones, None, True, 0.0)
-    return done.look(np.eye(3)[None], near=True).problem
+    return unblurred(fixed, moving).look(np.eye(3)[None], near=True).problem
 
 
 def test_pixels_are_weighed_by_brightness_where_light_makes_noise_and_alike_where_one_picture_is_noisier():
@@ -94,9 +100,8 @@ def test_light_occluders_and_noise_are_looked_for_anew_where_the_first_look_was_
     rng = np.random.default_rng(3)
     fixed, moving = (tensor(render(scene, SIZE) + rng.normal(0, 0.02, SIZE)) for _ in range(2))
     calls = []
-    monkeypatch.setattr(sharp, "lit", lambda *given: calls.append(given) or lit(*given))
-    ones = torch.ones_like(fixed)
-    both = Sharp((spectrum(fixed, ones), spectrum(moving, ones)), ones, ones, None, True, 0.0)
+    monkeypatch.setattr(sharp, "lit", lambda *given, **named: calls.append(given) or lit(*given, **named))
+    both = unblurred(fixed, moving)
     first = both.look(about_centre(SIZE, shift=(0.2, 0))[None], near=False)
     second = both.look(np.eye(3)[None], near=near)
     assert len(calls) == looked_for
