@@ -26,6 +26,9 @@ class Problem:
             for the same everywhere. Residuals are outliers in units of it, and `weight` holds its inverse square.
         rounding: Standard deviation of what rounding to few values leaves at unit contrast: no residual is an outlier
             for less. Most of those of two pages of one bit are nothing where one is a whole pixel off.
+        contrast: Of the scene in the fixed over that in the moving picture, where it is known; None for as the pictures
+            have it, noise and all.
+        share: Of the fixed picture in the mean of both.
     """
 
     fixed: Image
@@ -38,6 +41,8 @@ class Problem:
     offset: Image | None = None
     spread: Image | None = None
     rounding: float = 0.0
+    contrast: float | None = None
+    share: float = 0.5
 
     def within(self, weight: Weight | None) -> "Problem":
         """The same with less weight where a soft mask says so; None for nowhere."""

@@ -264,14 +264,14 @@ def _looked(problem: Problem, matrices: Matrices, model: Model, cutoff: float, s
     moving, valid = problem.read(matrices)
     pixels = plane_sums(valid)[:, 0]
     overlap = pixels / total(problem.weight).clamp_min(1e-9)
-    fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid)
+    fixed_n, moving_n, gain, correlation = normalised(problem.fixed, moving, valid, problem.contrast)
     residual = moving_n - fixed_n
     some = sampled(problem, residual, valid)
     own_scale = some.scale()
     used = own_scale if scale is None else torch.from_numpy(scale).to(own_scale.dtype).to(own_scale.device)
     used = used if problem.rounding == 0 else used.clamp_min(problem.rounding)
     weight, misfit = robust(problem, residual, valid, used, cutoff)
-    sums = _sums(problem, model, weight, residual, 0.5 * (fixed_n + moving_n), gain)
+    sums = _sums(problem, model, weight, residual, torch.lerp(moving_n, fixed_n, problem.share), gain)
     # All that is small comes from the pictures' device together.
     return gathered(pixels, overlap, correlation, own_scale, some.yielding(used, cutoff), misfit, *sums)
 

@@ -18,10 +18,13 @@ _SEEN = 0.25  # weight of a pixel that has a part in it
 _LEAST_YIELDING = 0.5  # so that no step is made more than twice as long
 
 
-def normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image, Tensor, Tensor]:
+def normalised(
+    fixed: Image, moving: Image, valid: Weight, contrast: float | None = None
+) -> tuple[Image, Image, Tensor, Tensor]:
     """Both pictures at zero mean and unit contrast over the overlap; the fixed one's gain; the correlation.
 
-    The moving picture takes the sign of the correlation, so that an inverted one fits as well.
+    The moving picture takes the sign of the correlation, so that an inverted one fits as well. Where the `contrast` of
+    the scene is given (`Problem`), it takes the fixed picture's gain times that.
     """
     pixels = plane_sums(valid)[..., None, None].clamp_min(1e-6)
 
@@ -32,6 +35,7 @@ def normalised(fixed: Image, moving: Image, valid: Weight) -> tuple[Image, Image
     gain_f, gain_m = mean(f * f).clamp_min(1e-12).rsqrt(), mean(m * m).clamp_min(1e-12).rsqrt()
     covariance = mean(f * m) * gain_f * gain_m
     sign = torch.where(covariance < 0, -1.0, 1.0).to(f.dtype)
+    gain_m = gain_m if contrast is None else contrast * gain_f
     return f * gain_f, m * (gain_m * sign), gain_f, covariance.abs().mean((1, 2, 3))
 
 

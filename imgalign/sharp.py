@@ -110,7 +110,7 @@ class Sharp:
             self._found = self._find(matrix)
         problem, noise, spread = self._found
         view = _view(problem, matrix)
-        standard = _standardised(view)
+        standard = _standardised(view, noise.contrast)
         gradient_x, gradient_y = _common(view.valid, standard, noise).derivatives()
         little = noise.held <= _LITTLE
         if near and not little:
@@ -145,9 +145,10 @@ class Sharp:
             problem = light.solved(problem)
         spread = None
         if light is None:  # under another misfit follows tone curves, not photons
-            now = standard if noise.whitening is None else _standardised(_view(problem, matrix))
+            standard = _standardised(relit, noise.contrast)
+            now = standard if noise.whitening is None else _standardised(_view(problem, matrix), noise.contrast)
             spread = _spread(relit.valid, now, standard, noise)
-        return _Found(problem, noise, spread)
+        return _Found(replace(problem, contrast=noise.contrast, share=noise.share), noise, spread)
 
     def _whitened(self, whitening: RadialResponse, matrix: Matrices, weight: Weight, light: Light | None) -> Problem:
         """Pictures whose noise is equally strong at all frequencies, under the light that was found before."""
@@ -169,18 +170,19 @@ def _view(problem: Problem, matrix: Matrices) -> View:
     return View(problem.fixed, *problem.read(matrix))
 
 
-def _standardised(view: View) -> Standard:
+def _standardised(view: View, scene: float | None = None) -> Standard:
+    """`Standard`; the moving picture at the contrast of the scene (`Problem.contrast`), where it is known."""
     fixed, warped, valid = view
     f, m = fixed - mean(fixed, valid), warped - mean(warped, valid)
     contrast = mean(f * f, valid).sqrt().clamp_min(1e-12)
-    m = m * mean(m * m, valid).clamp_min(1e-24).rsqrt() * torch.where(mean(f * m, valid) < 0, -1.0, 1.0)
-    return Standard(f / contrast, m, contrast)
+    gain = mean(m * m, valid).clamp_min(1e-24).rsqrt() if scene is None else scene / contrast
+    return Standard(f / contrast, m * gain * torch.where(mean(f * m, valid) < 0, -1.0, 1.0), contrast)
 
 
 def _common(valid: Weight, standard: Standard, noise: NoiseModel) -> Spectrum:
-    """The Wiener-filtered mean of both pictures; the fixed one where it is alone."""
+    """The Wiener-filtered weighed mean of both pictures; the fixed one where it is alone."""
     f, m, contrast = standard
-    common = torch.where(valid > 0, 0.5 * (f + m), f) * contrast
+    common = torch.where(valid > 0, torch.lerp(m, f, noise.share), f) * contrast
     s = spectrum(common, full_weight(common))
     return s.filtered(noise.denoising.on(s))
 
@@ -192,8 +194,8 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard, noise: Nois
     fitted as a straight line, and pixels count by its inverse. Where noise is the same everywhere there is no line, and
     so all pixels count alike.
 
-    Brightness is that of the mean of both pictures: noise of like strength in both makes it independent of their
-    difference, so that noise alone neither sorts nor weighs residuals by their own size.
+    Brightness is that of the weighed mean of both pictures: its noise is independent of their difference, so that noise
+    alone neither sorts nor weighs residuals by their own size.
 
     Args:
         valid: Weight of what both show.
@@ -209,7 +211,7 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard, noise: Nois
     seen, f, m, bright_f, bright_m = torch.stack(
         [x[0, 0, ::stride, ::stride].flatten() for x in (valid, *standard[:2], *brightness[:2])]
     ).cpu()
-    c, e = 0.5 * (bright_f + bright_m), (f - m).square_()
+    c, e = torch.lerp(bright_m, bright_f, noise.share), (f - m).square_()
     seen = seen > 0.5
     c, e = c[seen], e[seen]
     if len(c) < 400 or _brightness_line(c, e) is None:

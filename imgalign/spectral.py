@@ -173,7 +173,9 @@ class NoiseModel:
 
     Attributes:
         whitening: Brings the noise of either picture to equal strength at all frequencies; None where it is so already.
-        denoising: Wiener filter of the mean of both (whitened) pictures.
+        denoising: Wiener filter of the weighed mean of both (whitened) pictures.
+        contrast: Of the scene in the fixed over that in the moving picture.
+        share: Of the fixed picture in that mean: each counts by the inverse of its noise.
         held: Share of a step, 0 to 1, that is held back by gradients that were made where it began, because the moving
             picture's noise fits itself best there: of noise in the product of filtered and unfiltered gradients.
         untold: Share of noise in the power of the filtered gradients. It is less, for the filter is in it twice.
@@ -181,6 +183,8 @@ class NoiseModel:
 
     whitening: RadialResponse | None
     denoising: RadialResponse
+    contrast: float
+    share: float
     held: float
     untold: float
 
@@ -191,7 +195,8 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     What both share is signal (their cross spectrum), what they do not is noise. The maximum-likelihood estimate of a
     small shift correlates the whitened difference of the pictures with the gradient of their common image (Clement,
     Bierbaum and Sethna 2018, arXiv 1809.05583, estimate that image; Hannan and Thomson 1973 give the weights for
-    delays); the best estimate of that image is the Wiener-filtered mean of both.
+    delays); the best estimate of that image is the Wiener-filtered mean of both, in which each counts by the inverse of
+    its noise. So weighed, the noise of the mean is independent of that of the difference.
 
     Args:
         fixed: `(1, 1, H, W)`.
@@ -208,26 +213,45 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     )
     count = np.maximum(count, 4)
     cross, power_f, power_m = cross / count, power_f / count, power_m / count
-    gain = math.sqrt(power_f.sum() / max(power_m.sum(), 1e-30))
-    power = 0.5 * (power_f + power_m * gain**2)
-    shared = cross * np.sign(cross.sum()) * gain
+    cross = cross * np.sign(cross.sum())
+    contrast = _contrast(count, cross, power_f, power_m)
+    power_m, shared = power_m * contrast**2, cross * contrast
     # Signal that so few frequencies could show by chance is none.
-    signal = (shared - 2 * power / np.sqrt(count)).clip(0)
-    noise = _smooth((power - abs(shared)).clip(0)) + 1e-6 * power.max() + 1e-30
+    signal = (shared - 2 * np.sqrt(power_f * power_m / count)).clip(0)
+    least = 1e-6 * max(power_f.max(), power_m.max()) + 1e-30
+    noise_f, noise_m, noise = (
+        _smooth(power.clip(0)) + least
+        for power in (power_f - abs(shared), power_m - abs(shared), power_f + power_m - 2 * abs(shared))
+    )  # the last one of the difference
+    of_mean = noise_f * noise_m / (noise_f + noise_m)
     level = (noise * count).sum() / count.sum()
     coloured = noise / level
     flat = bool((((coloured < 1.6) & (coloured > 0.6)) | (signal < 1e-3 * signal.max())).all())
     loudest = noise.max()
     amplitude = 1 / np.sqrt(np.maximum(noise, loudest / _WHITENING**2) / loudest)
     whitening = None if flat else RadialResponse(amplitude / amplitude.max())
-    denoising = signal / (signal + 0.5 * noise)
+    denoising = signal / (signal + of_mean)
     # Gradients raise power by the square of the frequency; the turn to white noise is a factor to both.
     steep = denoising * count * np.arange(rings) ** 2 / noise
 
     def noisy(power: Floats) -> float:
-        return float((power * 0.5 * noise).sum() / max((power * (signal + 0.5 * noise)).sum(), 1e-30))
+        return float((power * of_mean).sum() / max((power * (signal + of_mean)).sum(), 1e-30))
 
-    return NoiseModel(whitening, RadialResponse(denoising), noisy(steep), noisy(steep * denoising))
+    share = float((count * noise_m).sum() / (count * (noise_f + noise_m)).sum())
+    return NoiseModel(whitening, RadialResponse(denoising), contrast, share, noisy(steep), noisy(steep * denoising))
+
+
+def _contrast(count: Floats, cross: Floats, power_f: Floats, power_m: Floats) -> float:
+    """Contrast of the scene in the fixed over that in the moving picture.
+
+    White noise adds the same power to all rings of a picture, and nothing to the cross spectrum: by that, as a straight
+    line, the power of either grows with its own contrast.
+    """
+    by = count * (cross - (count * cross).sum() / count.sum())
+    steep_f, steep_m = (by * power_f).sum(), (by * power_m).sum()
+    if min(steep_f, steep_m) <= 0:
+        steep_f, steep_m = power_f.sum(), power_m.sum()
+    return math.sqrt(steep_f / max(steep_m, 1e-30))
 
 
 def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tensor, Tensor]:

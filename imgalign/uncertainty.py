@@ -235,14 +235,15 @@ def tile_scores(
     they scatter says how well the parameters are known. Over blocks of a few pixels the displacement fields are
     taken for constant: they are that to some per cent, and the scatter is known no better.
     """
-    fixed_n, moving_n, gain, _ = normalised(problem.fixed, moving, valid)
+    fixed_n, moving_n, gain, _ = normalised(problem.fixed, moving, valid, problem.contrast)
     residual = moving_n - fixed_n
     scale = torch.as_tensor(np.maximum(state.scale[:1], problem.rounding)).to(residual.dtype).to(residual.device)
     weight = robust(problem, residual, valid, scale, cutoff)[0]
     wr = weight * residual
+    mean_picture = torch.lerp(moving_n, fixed_n, problem.share)
     gx, gy = problem.gradient_x * gain, problem.gradient_y * gain
     wx = weight * gx
-    products = (gx * wr, gy * wr, wr, (wr * (fixed_n + moving_n)).mul_(0.5), wx * gx, wx * gy, weight * gy * gy)
+    products = (gx * wr, gy * wr, wr, wr * mean_picture, wx * gx, wx * gy, weight * gy * gy)
     side = min(_BLOCK, tile // 2)
     slope_x, slope_y, *others = gathered(*(blocks(x[0], side).mul_(side**2) for x in (*products, valid)))
     # A bias and a gain to every channel, one displacement to all.

@@ -138,21 +138,39 @@ def test_signal_is_kept_where_it_is_and_noise_is_not():
     assert amplitude[10:].max() < 0.2
 
 
-def test_structure_in_the_middle_is_not_taken_for_everywhere():
-    rng = np.random.default_rng(6)
+def ripple():
+    """A scene that is nothing at the border, so that its power needs no taper, and that on the ring of its wave."""
     y, x = np.mgrid[:160, :160].astype(float)
     clean = np.exp(-((x - 80) ** 2 + (y - 80) ** 2) / (2 * 22**2)) * wave(x, y, 0.16, 0.12) * 0.7
-    fixed, moving = (tensor(clean + rng.normal(0, 1, clean.shape)) for _ in range(2))
-    found = noise_model(fixed, moving, torch.ones_like(fixed)).denoising
-    # The scene is nothing at the border, so that its power needs no taper.
     fy, fx = np.fft.fftfreq(160)[:, None], np.fft.fftfreq(160)
     ring = np.hypot(fy, fx) * 23 / np.sqrt(0.5)
     shares = np.clip(1 - np.abs(ring - np.round(0.2 * 23 / np.sqrt(0.5))), 0, None)
-    power = (shares * np.abs(np.fft.fft2(clean)) ** 2).sum() / shares.sum() / clean.size
+    return clean, (shares * np.abs(np.fft.fft2(clean)) ** 2).sum() / shares.sum() / clean.size
+
+
+def test_structure_in_the_middle_is_not_taken_for_everywhere():
+    rng = np.random.default_rng(6)
+    clean, power = ripple()
+    fixed, moving = (tensor(clean + rng.normal(0, 1, clean.shape)) for _ in range(2))
+    found = noise_model(fixed, moving, torch.ones_like(fixed)).denoising
     expected = power / (power + 0.5)
     assert 0.2 < expected < 0.8
     # The average over some 800 frequencies; a window that falls from the middle on triples the power.
     assert found.amplitude.max() == pytest.approx(expected, abs=0.08)
+
+
+@pytest.mark.parametrize("sigmas", [(1.0, 0.2), (0.2, 1.0), (0.5, 0.5)])
+def test_each_picture_counts_by_the_inverse_of_its_noise(sigmas):
+    rng = np.random.default_rng(7)
+    clean, power = ripple()
+    clean, power = 3 * clean, 9 * power
+    fixed, moving = (tensor(clean + sigma * rng.normal(0, 1, clean.shape)) for sigma in sigmas)
+    model = noise_model(fixed, 0.7 * moving, torch.ones_like(fixed))
+    of_fixed, of_moving = np.square(sigmas)
+    assert model.contrast == pytest.approx(1 / 0.7, rel=0.1)
+    assert model.share == pytest.approx(of_moving / (of_fixed + of_moving), abs=0.05)
+    of_mean = of_fixed * of_moving / (of_fixed + of_moving)
+    assert model.denoising.amplitude.max() == pytest.approx(power / (power + of_mean), abs=0.02)
 
 
 def test_the_noise_filter_is_the_same_for_an_inverted_picture_of_other_gain():
