@@ -121,15 +121,16 @@ def corner_sigma(covariance: NDArray[Any]) -> float:
     return float(np.sqrt(np.trace(covariance) / 4))
 
 
-def unknown_scene(clean: NDArray[Any], variance: float) -> float:
+def unknown_scene(clean: NDArray[Any], of_fixed: float, of_moving: float) -> float:
     """How many times the bound the least error is when all that is known of the scene is its spectrum.
 
-    For a Gaussian scene of power S under noise of power N in each picture the information of a shift is, per frequency
-    f, `f^2 S^2 / (2 S N + N^2)` instead of `f^2 S / (2 N)`.
+    For a Gaussian scene of power S under noise of power N and M in the two pictures the information of a shift is, per
+    frequency f, `f^2 S^2 / (S (N + M) + N M)` instead of `f^2 S / (N + M)`.
 
     Args:
         clean: `(H, W)` picture without noise, whose power is smoothed over rings of frequency.
-        variance: Of the noise of one picture.
+        of_fixed: Variance of the noise of one picture, and
+        of_moving: of the other.
 
     Source:
         Knapp and Carter (1976), The generalized correlation method for estimation of time delay: the variance of a
@@ -141,6 +142,6 @@ def unknown_scene(clean: NDArray[Any], variance: float) -> float:
     f = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w))
     ring = np.round(f * max(h, w)).astype(int)
     signal = (np.bincount(ring.ravel(), power.ravel()) / np.bincount(ring.ravel()).clip(1))[ring]
-    noise = variance * (taper**2).sum()
-    known = (f**2 * signal / (2 * noise)).sum()
-    return float(np.sqrt(known / (f**2 * signal**2 / (2 * signal * noise + noise**2)).sum()))
+    n, m = of_fixed * (taper**2).sum(), of_moving * (taper**2).sum()
+    known = (f**2 * signal / (n + m)).sum()
+    return float(np.sqrt(known / (f**2 * signal**2 / (signal * (n + m) + n * m)).sum()))

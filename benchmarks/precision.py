@@ -6,7 +6,8 @@
 
 A cell is SCENE/NOISE/MODEL. Scenes: field0.15, field0.4, natural, spots (formulas, evaluated at true
 transformed coordinates) and photo (300 x 300 cut from a photograph, through a lens that lets nothing
-alias). Noise: g2, g10, g30 (Gaussian, grey levels at a contrast of 50), p2, p10, p30 (photon noise of
+alias). Noise: g2, g10, g30 (Gaussian, grey levels at a contrast of 50), g30-5 and g5-30 (30 in the fixed
+and 5 in the moving picture, and the reverse), p2, p10, p30 (photon noise of
 that strength at mean grey, scenes raised until there is no light less than none), none; with
 `+occluded` a sixth of the moving picture is hidden, with `+masked` it is hidden and masked.
 Every trial has its own scene, sub-pixel transform, gain and noise.
@@ -39,7 +40,7 @@ from benchmarks.bound import corner_bound, directions, unknown_scene
 from benchmarks.geometry import Matrix3, about, centre, corner_error, corners, project, rotation
 
 SCENES = ("field0.15", "field0.4", "natural", "spots", "photo")
-NOISES = ("none", "g2", "g10", "g30", "p10", "g10+occluded", "g10+masked")
+NOISES = ("none", "g2", "g10", "g30", "g30-5", "g5-30", "p10", "g10+occluded", "g10+masked")
 MODELS = ("translate", "rigid", "similarity", "affine")
 RIVALS = ("opencv_ecc", "opencv_ecc_multiscale", "skimage_phase", "sitk_linear", "pystackreg")
 CHI2_95 = {2: 5.991, 3: 7.815, 4: 9.488, 6: 12.592}
@@ -88,11 +89,19 @@ def small_transform(rng: np.random.Generator, model: str, size_hw: tuple[int, in
     return about(linear, centre(size_hw), centre(size_hw) + rng.uniform(-0.5, 0.5, 2))
 
 
+def strengths(noise: str) -> tuple[float, float]:
+    """Standard deviations in the fixed and the moving picture that a code stands for: `g10`, `g30-5`, `none`."""
+    if noise == "none":
+        return 0.0, 0.0
+    of_fixed, _, of_moving = noise[1:].partition("-")
+    return float(of_fixed), float(of_moving or of_fixed)
+
+
 def make_trial(cell: str, index: int, side: int) -> Trial:
     """The pair of that number in a cell."""
     name, noise, model = cell.split("/")
     noise, _, hiding = noise.partition("+")
-    kind, sigma = ("poisson" if noise[0] == "p" else "gaussian"), float(noise[1:]) if noise != "none" else 0.0
+    kind, sigmas = ("poisson" if noise[0] == "p" else "gaussian"), strengths(noise)
     rng = np.random.default_rng([zlib.crc32(cell.encode()), index])
     size_hw = (300, 300) if name == "photo" else (side, side)
     scene = scenes.make(name, rng, size_hw)
@@ -106,8 +115,9 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
         lift = max(0.0, -float(min(clean.min(), there.min())))
         clean, there = clean + lift, there + lift
     there = there * gain
-    fixed, moving = (scenes.noisy(rng, p, kind, sigma) for p in (clean, there))
-    variance = scenes.variance(there, kind, sigma) + gain**2 * scenes.variance(clean, kind, sigma)
+    fixed, moving = (scenes.noisy(rng, p, kind, sigma) for p, sigma in zip((clean, there), sigmas, strict=True))
+    of_fixed, of_moving = scenes.variance(clean, kind, sigmas[0]), scenes.variance(there, kind, sigmas[1])
+    variance = of_moving + gain**2 * of_fixed
     mask = None
     if hiding:
         low = rng.integers(0, side * 6 // 10, 2)
@@ -117,10 +127,10 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
         mask[hidden] = 0
         variance[hidden] = 1e12
     bound, floor = None, 1.0
-    if sigma:
+    if any(sigmas):
         slopes = gain * scene.slopes(look, size_hw)
         bound = corner_bound(model, gain * clean, slopes, variance, truth, size_hw, size_hw, inset=INSET)
-        floor = unknown_scene(clean, float(np.median(scenes.variance(clean, kind, sigma))))
+        floor = unknown_scene(clean, float(np.median(of_fixed)), float(np.median(of_moving)) / gain**2)
     return Trial(
         model,
         fixed.astype(np.float32),

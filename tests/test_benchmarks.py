@@ -138,9 +138,23 @@ def test_bound_of_a_shift_is_the_textbook_one():
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0, 4.0])
-def test_an_unknown_white_scene_costs_what_the_formula_says(noise):
+@pytest.mark.parametrize("other", [1.0, 0.1, 7.0])
+def test_an_unknown_white_scene_costs_what_the_formula_says(noise, other):
     scene = np.random.default_rng(9).normal(0, 3, (256, 256))
-    assert bound.unknown_scene(scene, 9 * noise) == pytest.approx(math.sqrt(1 + noise / 2), rel=0.01)
+    expected = math.sqrt(1 + noise * other / (1 + other))
+    assert bound.unknown_scene(scene, 9 * noise, 9 * noise * other) == pytest.approx(expected, rel=0.01)
+
+
+def test_noise_is_as_strong_in_either_picture_as_the_cell_says():
+    assert precision.strengths("none") == (0, 0)
+    assert precision.strengths("p2") == (2, 2)
+    trials = (precision.make_trial(f"field0.15/{noise}/translate", 0, 96) for noise in ("g30-5", "g5-30"))
+    for trial, sigmas in zip(trials, ((30, 5), (5, 30)), strict=True):
+        for picture, sigma in zip((trial.fixed, trial.moving), sigmas, strict=True):
+            # Of the field nothing is left beyond 0.15 of a cycle.
+            power = np.abs(np.fft.fft2(picture * np.outer(np.hanning(96), np.hanning(96)))) ** 2
+            beyond = np.hypot(np.fft.fftfreq(96)[:, None], np.fft.fftfreq(96)) > 0.25
+            assert power[beyond].mean() / (np.hanning(96) ** 2).sum() ** 2 == pytest.approx(sigma**2, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "poisson"])
