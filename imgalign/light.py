@@ -27,7 +27,7 @@ _BLOCKS = 3.0  # blocks of pixels in that, which stand for their pixels
 _BAND = 96  # pixels whose lattice points are a part of all
 _FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
 _SEEN = 1e-3  # weight that sums on the lattice are divided by at least: where there is none they are none either
-_LEAST_SCENE = 0.05  # of what varies within a light, where noise explains nearly all of it
+LEAST_SCENE = 0.05  # of what varies within a light, where noise explains nearly all of it
 _WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 
 
@@ -120,7 +120,7 @@ def changing_light(
         # noise, which one picture may have more of.
         of_fixed, of_moving = (noise_variance(fixed), noise_variance(warped)) if noise is None else noise
         power, moving_power = (
-            (p - n).clamp_min(_LEAST_SCENE * p) for p, n in ((mean(f * f, valid), of_fixed), (mean_variance, of_moving))
+            (p - n).clamp_min(LEAST_SCENE * p) for p, n in ((mean(f * f, valid), of_fixed), (mean_variance, of_moving))
         )
         gain_alone = torch.sign(mean_covariance) * (power / moving_power.clamp_min(1e-20)).sqrt()
         shrunk = up(gain_alone * (1 - of_moving / variance.clamp_min(1e-20)).clamp(0, 1))

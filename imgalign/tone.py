@@ -14,7 +14,7 @@ import torch
 
 from imgalign._types import Floats, Image, Weight
 from imgalign.devices import gathered
-from imgalign.light import View, changing_light, lit
+from imgalign.light import LEAST_SCENE, View, changing_light, lit
 from imgalign.residuals import MAD_TO_SIGMA
 from imgalign.sums import mean
 
@@ -30,6 +30,7 @@ _RIDGE = 1e-4  # of the curved terms: ends at which there is hardly a value stay
 _WORTH = 0.7  # share of the residual of a straight line that a curve must leave at most
 _BESIDE_LIGHT = 0.9  # the same of what both leave under a local gain
 _SPREAD = 0.1  # share of all values that the middle four fifths must take up: a few bright points tell no curve
+_USUAL = 2.563  # standard deviations of noise that the middle four fifths of it take up
 _TURNS = 1.0  # of the mean slope: what turns back further is no curve's rounding of a clipped corner, but a modality's
 _ALL_VALUES = np.linspace(-1, 1, 41)
 _EXPLAINED = 0.1  # share of the contrast that a curve must leave at most: other things differ in more than tone
@@ -93,7 +94,11 @@ def toned(view: View, robust: bool, *, noise: tuple[float, float] | None = None,
     if seen.sum() < _FEW:
         return None
     values, other_values = values[seen], other_values[seen]
-    curves = tone_curve(other_values, values), tone_curve(values, other_values)
+    of_fixed, of_moving = noise or (0.0, 0.0)
+    curves = (
+        tone_curve(other_values, values, (of_moving, of_fixed)),
+        tone_curve(values, other_values, (of_fixed, of_moving)),
+    )
     found = [Toned(curve, of_moving) for curve, of_moving in zip(curves, (True, False), strict=True) if curve]
     best = min(found, key=lambda t: t.curve.left, default=None)
     if best is None:
@@ -115,21 +120,35 @@ def _left_by_light(view: View, there: Weight | None, spacing: int) -> float:
     return float(mean((fixed - warped).square(), valid) / mean(fixed * fixed, valid).clamp_min(1e-20))
 
 
-def tone_curve(values: Floats, wanted: Floats) -> Curve | None:
+def tone_curve(values: Floats, wanted: Floats, noise: tuple[float, float] = (0.0, 0.0)) -> Curve | None:
     """The curve that takes values to what is wanted, `(N,)` each; None where a straight line is as good.
 
-    Robust: what lies over the scene in one of the pictures has no part in it.
+    Robust: what lies over the scene in one of the pictures has no part in it. The best guess of what is wanted from
+    noisy values is curved even where the tone is one: where most of the scene is dark, darkness with noise in it is
+    drawn to its mean. Such a curve leaves less than the noise that there is, and is none.
+
+    Args:
+        values: Of one picture.
+        wanted: Of the other, at the same places.
+        noise: Its variance in either.
     """
     n = len(values)
     ranks = [int(_ENDS * n), n // 10, n - 1 - n // 10, n - 1 - int(_ENDS * n)]
     low, usual_low, usual_high, high = np.partition(values, ranks)[ranks].tolist()
-    if not (high > low and usual_high - usual_low > _SPREAD * (high - low)):
+    usual = math.sqrt(max((usual_high - usual_low) ** 2 - _USUAL**2 * noise[0], 0.0))
+    if not (high > low and usual > _SPREAD * (high - low)):
         return None
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
     t = ((values - middle) / half).clip(-1, 1)
     powers = np.cumprod(np.stack([np.ones_like(t), *[t] * _DEGREE]), 0)
-    (_, by_line), (terms, by_curve) = _fitted(powers, wanted)
-    if not (by_curve < _WORTH * by_line and by_curve < _EXPLAINED):
+    line, (terms, left, contrast) = _fitted(powers, wanted)
+    # A line's slope is what noise has left of it: the scene's own is that of contrasts less the noise in them.
+    power, wanted_power = (
+        max(v - n, LEAST_SCENE * v) for v, n in zip((values.var(), wanted.var()), noise, strict=True)
+    )
+    of_noise = noise[1] + noise[0] * wanted_power / max(power, 1e-30)
+    by_line, by_curve = line.left / line.contrast, left / contrast
+    if not (max(by_curve, of_noise / line.contrast) < _WORTH * by_line and by_curve < _EXPLAINED):
         return None
     slope = np.polynomial.Polynomial(terms).deriv()(_ALL_VALUES)
     if not (np.sign(slope.mean()) * slope).min() > -_TURNS * abs(slope.mean()):
@@ -137,8 +156,16 @@ def tone_curve(values: Floats, wanted: Floats) -> Curve | None:
     return Curve(terms, middle, half, by_curve)
 
 
-def _fitted(powers: Floats, wanted: Floats) -> list[tuple[tuple[float, ...], float]]:
-    """The straight line and the curve that fit best, by robust least squares: terms, and the share of contrast left.
+class _Fit(NamedTuple):
+    """Coefficients of rising powers, and the variances, robust ones, of what they leave and of all that there is."""
+
+    terms: tuple[float, ...]
+    left: float
+    contrast: float
+
+
+def _fitted(powers: Floats, wanted: Floats) -> list[_Fit]:
+    """The straight line and the curve that fit best, by robust least squares.
 
     Args:
         powers: `(D, N)` of the values, from the power of zero on.
@@ -161,5 +188,6 @@ def _fitted(powers: Floats, wanted: Floats) -> list[tuple[tuple[float, ...], flo
         scale = MAD_TO_SIGMA * np.maximum(middle, 1e-12)
         weight = 1 / (1 + (residual / (_CUTOFF * scale)) ** 2)
     centred = wanted - (weight * wanted).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
-    left = (weight * residual**2).sum(1) / np.maximum((weight * centred**2).sum(1), 1e-30)
-    return [(tuple(t), share) for t, share in zip(terms.tolist(), left.tolist(), strict=True)]
+    left, contrast = ((weight * x**2).sum(1) / weight.sum(1) for x in (residual, centred))
+    fits = zip(terms.tolist(), left.tolist(), np.maximum(contrast, 1e-30).tolist(), strict=True)
+    return [_Fit(tuple(t), *variances) for t, *variances in fits]

@@ -62,6 +62,25 @@ def test_a_few_bright_points_tell_no_curve():
     assert tone_curve(stars.ravel(), stars.ravel() ** 1.6) is None
 
 
+@pytest.mark.parametrize("sigma", [0.05, 0.2])
+@pytest.mark.parametrize("noisy", [0, 1])
+def test_noise_of_one_picture_before_dark_ground_is_no_curve(noisy, sigma):
+    rng = np.random.default_rng(8)
+    stars = sum(np.exp(-((X - x) ** 2 + (Y - y) ** 2) / 8) for x, y in rng.uniform(0, 180, (20, 2)))
+    sigmas = [0.001, 0.001]
+    sigmas[noisy] = sigma
+    pictures = (torch.as_tensor(stars + s * rng.normal(0, 1, SIZE), dtype=torch.float32)[None, None] for s in sigmas)
+    seen = View(*pictures, torch.ones(1, 1, *SIZE))
+    assert toned(seen, True) is not None  # which by itself it looks like
+    assert toned(seen, True, noise=tuple(np.square(sigmas))) is None
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.02])
+def test_a_curve_is_found_through_noise(noise):
+    picture = shades()
+    assert toned(view(picture**3, picture, noise), True, noise=(noise**2, noise**2)) is not None
+
+
 def test_unrelated_pictures_have_no_curve():
     assert toned(view(shades(1), shades(2)), True) is None
 
