@@ -110,7 +110,7 @@ class Sharp:
             self._found = self._find(matrix)
         problem, noise, spread = self._found
         view = _view(problem, matrix)
-        standard = _standardised(view, noise.contrast)
+        standard = _standardised(view, problem.contrast)
         gradient_x, gradient_y = _common(view.valid, standard, noise).derivatives()
         little = noise.held <= _LITTLE
         if near and not little:
@@ -139,16 +139,18 @@ class Sharp:
             relit = relit._replace(valid=_view(problem, matrix).valid)
             standard = _standardised(relit)
         noise = noise_model(*relit)
+        # Gains that change are a regression, and bring pictures to as much contrast as noise allows around each pixel.
+        scene = noise.contrast if light is None else None
         if noise.whitening is not None:
             problem = self._whitened(noise.whitening, matrix, problem.weight, light)
         elif light is not None:
             problem = light.solved(problem)
         spread = None
         if light is None:  # under another misfit follows tone curves, not photons
-            standard = _standardised(relit, noise.contrast)
-            now = standard if noise.whitening is None else _standardised(_view(problem, matrix), noise.contrast)
+            standard = _standardised(relit, scene)
+            now = standard if noise.whitening is None else _standardised(_view(problem, matrix), scene)
             spread = _spread(relit.valid, now, standard, noise)
-        return _Found(replace(problem, contrast=noise.contrast, share=noise.share), noise, spread)
+        return _Found(replace(problem, contrast=scene, share=noise.share), noise, spread)
 
     def _whitened(self, whitening: RadialResponse, matrix: Matrices, weight: Weight, light: Light | None) -> Problem:
         """Pictures whose noise is equally strong at all frequencies, under the light that was found before."""

@@ -112,6 +112,17 @@ def test_pixels_are_weighed_by_brightness_where_light_makes_noise_and_alike_wher
     assert looked(*uneven).spread is None
 
 
+def test_the_contrast_of_the_scene_is_told_under_one_light_and_left_to_the_gains_under_a_changing_one():
+    rng = np.random.default_rng(4)
+    scene = render(Blobs(3, 170, count=300, sigma=(2, 5)), SIZE)
+    fixed, moving = (tensor(k * (scene + s * rng.normal(0, 1, SIZE))) for k, s in ((1.0, 0.01), (0.5, 0.2)))
+    assert looked(fixed, moving).contrast == pytest.approx(2, rel=0.03)
+    gain = tensor(np.ones((SIZE[0], 1)) * (1 + 0.7 * np.sin(np.arange(SIZE[1]) / 25)))
+    under_another = looked(gain * fixed, moving)
+    assert under_another.gain is not None
+    assert under_another.contrast is None
+
+
 @pytest.mark.parametrize(("near", "looked_for"), [(True, 1), (False, 2)])
 def test_light_occluders_and_noise_are_looked_for_anew_where_the_first_look_was_from_afar(
     near, looked_for, monkeypatch
