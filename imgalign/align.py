@@ -87,8 +87,8 @@ def align(
 
     Args:
         fixed: The picture that stays: NumPy `(H, W)` or `(H, W, C)` of any dtype, PIL image, or tensor `(H, W)`,
-            `(C, H, W)` or `(B, C, H, W)`. Two or four channels end in alpha; NaN and alpha are masks by themselves.
-            Or what `prepare` made of it.
+            `(C, H, W)` or `(B, C, H, W)`. Two or four channels end in alpha; NaN, alpha and what a masked array
+            hides are masks by themselves. Or what `prepare` made of it.
         moving: The picture brought to it, in any of these forms, of any size.
         model: `translate`, `rigid`, `similarity`, `affine` or `homography`.
         loss: `auto` and `robust` let occluders go, `ssd` and `ncc` are plain squares, `lncc` solves gain and bias

@@ -31,7 +31,8 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
 
     Args:
         picture: NumPy `(H, W)` or `(H, W, C)`, PIL image, or tensor `(H, W)` or `(C, H, W)`. Two or four channels
-            end in alpha, which counts as a mask; NaN and infinite values are masked.
+            end in alpha, which counts as a mask; NaN and infinite values are masked, and so is what a masked array
+            hides in any channel.
         mask: `(H, W)`, as `weights.as_weights` takes it, or None.
         role: `fixed` or `moving`, for messages.
 
@@ -46,6 +47,10 @@ def plane(picture: Any, mask: Any, device: torch.device, role: str) -> Plane:
         raise ShapeError(f"{role} needs at least 8 x 8 pixels to be aligned, got {h} x {w}; use a larger picture")
     alpha = channels in (2, 4)
     weight = None if mask is None else torch.from_numpy(as_weights(mask, (h, w), role))
+    if np.ma.is_masked(picture):
+        hidden = np.ma.getmaskarray(picture).reshape(h, w, channels).any(-1)
+        shown = torch.from_numpy(1 - hidden.astype(np.float32))
+        weight = shown if weight is None else weight * shown
     if alpha and not pixels.is_floating_point() and pixels.dtype in WIDE:
         opacity = torch.from_numpy(shares(pixels[..., -1].numpy()))
         weight = opacity if weight is None else weight * opacity

@@ -51,6 +51,19 @@ def test_alpha_is_a_mask(channels):
     np.testing.assert_allclose(values, 200 / 255, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
+def test_what_a_masked_array_hides_is_masked(dtype):
+    colours = (np.stack([RAMP] * 3, -1) * 100).astype(dtype)
+    hidden = np.zeros(colours.shape, bool)
+    hidden[2, 3, 0] = hidden[4, :, :] = True
+    colours[hidden] = 255  # as readers fill it
+    _, weight = grey(np.ma.array(colours, mask=hidden))
+    np.testing.assert_array_equal(weight == 0, hidden.any(-1))
+    left = np.arange(12) < 6 + 0 * RAMP
+    np.testing.assert_array_equal(grey(np.ma.array(RAMP, mask=hidden[..., 0]), left)[1], left & ~hidden[..., 0])
+    np.testing.assert_array_equal(grey(np.ma.array(RAMP))[1], 1)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_masked(bad):
     picture = RAMP.copy()
