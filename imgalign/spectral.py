@@ -20,6 +20,7 @@ from imgalign.pyramid import fast_length, masked_blur
 from imgalign.sampling import MOMS_BEND, Reader
 from imgalign.sums import mean
 
+_LEAST_SCENE = 0.05  # of a picture's power, where noise seems to be nearly all of it
 _WHITENING = 4.0  # no frequency is raised over another by more than this factor
 MARGIN = 4  # pixels at the border that filters spoil
 _EDGE = 1 / 8  # of the picture's side, over which it is faded out at either end to tell its frequencies
@@ -245,13 +246,13 @@ def _contrast(count: Floats, cross: Floats, power_f: Floats, power_m: Floats) ->
     """Contrast of the scene in the fixed over that in the moving picture.
 
     White noise adds the same power to all rings of a picture, and nothing to the cross spectrum: by that, as a straight
-    line, the power of either grows with its own contrast.
+    line, the power of either grows with its own contrast. No picture is taken to be nearly all noise.
     """
+    whole = (count * power_f).sum() / max((count * power_m).sum(), 1e-30)
     by = count * (cross - (count * cross).sum() / count.sum())
     steep_f, steep_m = (by * power_f).sum(), (by * power_m).sum()
-    if min(steep_f, steep_m) <= 0:
-        steep_f, steep_m = power_f.sum(), power_m.sum()
-    return math.sqrt(steep_f / max(steep_m, 1e-30))
+    steep = steep_f / steep_m if min(steep_f, steep_m) > 0 else whole
+    return math.sqrt(min(max(steep, _LEAST_SCENE * whole), whole / _LEAST_SCENE))
 
 
 def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tensor, Tensor]:

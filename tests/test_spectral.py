@@ -179,6 +179,14 @@ def test_the_noise_filter_is_the_same_for_an_inverted_picture_of_other_gain():
     np.testing.assert_allclose(inverted.denoising.amplitude, plain.denoising.amplitude, atol=1e-6)
 
 
+@pytest.mark.parametrize(("seed", "axis"), [(11, 1), (22, 0)])
+def test_pictures_that_share_nothing_keep_their_contrast_within_bounds(seed, axis):
+    rng = np.random.default_rng(seed)
+    fixed, moving = (tensor(rng.normal(0, 1, (96, 96)).cumsum(axis)) for _ in range(2))
+    found = noise_model(fixed, moving, torch.ones_like(fixed)).contrast
+    assert 0.2 < found * float(moving.std() / fixed.std()) < 5
+
+
 def test_no_noise_passes_all_that_there_is():
     (clean, _), weight = noisy_pair(colour=False, sigma=0.0)
     assert noise_model(clean, clean, weight).denoising.amplitude[:5].min() > 0.98
