@@ -7,8 +7,8 @@
 A cell is SCENE/NOISE/MODEL. Scenes: field0.15, field0.4, natural, spots (formulas, evaluated at true
 transformed coordinates) and photo (300 x 300 cut from a photograph, through a lens that lets nothing
 alias). Noise: g2, g10, g30 (Gaussian, grey levels at a contrast of 50), g30-5 and g5-30 (30 in the fixed
-and 5 in the moving picture, and the reverse), p2, p10, p30 (photon noise of
-that strength at mean grey, scenes raised until there is no light less than none), none; with
+and 5 in the moving picture, and the reverse), p2, p10, p30 (photon noise of that strength at mean grey,
+scenes raised until there is no light less than none), none; with
 `+occluded` a sixth of the moving picture is hidden, with `+masked` it is hidden and masked.
 Every trial has its own scene, sub-pixel transform, gain and noise.
 

@@ -24,7 +24,7 @@ class Alike:
         spectra: Of both.
         blurred: Both blurred by a pixel.
         sparse: The same on a lattice, where pixels are many.
-        noise: Variance of that of either.
+        noise: Its variance in either.
         rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from imgalign._types import Image, Weight
-from imgalign.noise import noise_variance
+from imgalign.noise import LEAST_SCENE, noise_variance
 from imgalign.occluders import compared
 from imgalign.problem import Problem
 from imgalign.pyramid import blocks
@@ -27,7 +27,6 @@ _BLOCKS = 3.0  # blocks of pixels in that, which stand for their pixels
 _BAND = 96  # pixels whose lattice points are a part of all
 _FAINT = 1e-3  # least weight where the pictures differ: far inside there may be nothing but another light
 _SEEN = 1e-3  # weight that sums on the lattice are divided by at least: where there is none they are none either
-LEAST_SCENE = 0.05  # of what varies within a light, where noise explains nearly all of it
 _WORTH = 0.9  # share of the residual that a changing gain must leave at most, to be solved
 
 

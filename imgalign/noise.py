@@ -6,6 +6,7 @@ from torch import Tensor
 from imgalign._types import Image
 from imgalign.residuals import MAD_TO_SIGMA
 
+LEAST_SCENE = 0.05  # of a picture's power, where noise seems to be nearly all of it
 _NOISE_PIXELS = 30_000  # tell the noise to a hundredth
 _FEW_VALUES = 16  # of four bits: of more, a step is small beside what pictures differ by anyway
 _FIRST_LOOK, _SECOND_LOOK = 256, 4096  # pixels that tell how many values there are

@@ -80,7 +80,7 @@ class Sharp:
         moving_weight: The same of the other.
         light: Solve a gain that changes over the picture; None for: where the pictures ask for it.
         robust: Let occluders go.
-        noise: Variance of that of either picture.
+        noise: Its variance in either picture.
         rounding: Standard deviation of the residual that rounding to few values has left, at unit contrast.
     """
 

@@ -110,7 +110,7 @@ def smooth(
         oversampling: Of the spline through the moving picture. One on the picture's own pixels errs by some thousandths
             of a pixel on what the blur leaves of fine detail: enough, under little noise, for good sharp answers to be
             refused. On pixels half as fine again it is some hundred-thousandths, and twice as fine gain nothing more.
-        noise: Variance of that of either picture.
+        noise: Its variance in either picture.
         rounding: Standard deviation of the residual that rounding has left before the blur, at unit contrast.
     """
     blurs = max(1.0, 1 / scale), max(1.0, scale)

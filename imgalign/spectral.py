@@ -16,11 +16,11 @@ from imgalign._types import Floats, Image, Weight
 from imgalign.devices import gathered
 from imgalign.masks import least_weight, mask_or_none
 from imgalign.neighbours import least
+from imgalign.noise import LEAST_SCENE
 from imgalign.pyramid import fast_length, masked_blur
 from imgalign.sampling import MOMS_BEND, Reader
 from imgalign.sums import mean
 
-_LEAST_SCENE = 0.05  # of a picture's power, where noise seems to be nearly all of it
 _WHITENING = 4.0  # no frequency is raised over another by more than this factor
 MARGIN = 4  # pixels at the border that filters spoil
 _EDGE = 1 / 8  # of the picture's side, over which it is faded out at either end to tell its frequencies
@@ -252,7 +252,7 @@ def _contrast(count: Floats, cross: Floats, power_f: Floats, power_m: Floats) ->
     by = count * (cross - (count * cross).sum() / count.sum())
     steep_f, steep_m = (by * power_f).sum(), (by * power_m).sum()
     steep = steep_f / steep_m if min(steep_f, steep_m) > 0 else whole
-    return math.sqrt(min(max(steep, _LEAST_SCENE * whole), whole / _LEAST_SCENE))
+    return math.sqrt(min(max(steep, LEAST_SCENE * whole), whole / LEAST_SCENE))
 
 
 def _on_rings(fy: Tensor, fx: Tensor, rings: int, highest: float) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ import torch
 
 from imgalign._types import Floats, Image, Weight
 from imgalign.devices import gathered
-from imgalign.light import LEAST_SCENE, View, changing_light, lit
+from imgalign.light import View, changing_light, lit
+from imgalign.noise import LEAST_SCENE
 from imgalign.residuals import MAD_TO_SIGMA
 from imgalign.sums import mean
 
