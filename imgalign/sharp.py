@@ -133,11 +133,10 @@ class Sharp:
         problem = plain.within(there)
         view = _view(problem, matrix)
         relit = view if light is None else light.on(view)
-        standard = _standardised(relit)
         if there is not None:
+            standard = _standardised(relit)
             problem = plain.within(regrown(there, standard.fixed, standard.warped))
             relit = relit._replace(valid=_view(problem, matrix).valid)
-            standard = _standardised(relit)
         noise = noise_model(*relit)
         # Gains that change are a regression, and bring pictures to as much contrast as noise allows around each pixel.
         scene = noise.contrast if light is None else None
