@@ -24,7 +24,7 @@ from imgalign.problem import Problem
 from imgalign.residuals import normalised, sampled
 from imgalign.sampling import Reader
 from imgalign.search import Hypothesis, Slack, allowed
-from imgalign.sums import variance
+from imgalign.sums import mean
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
 from imgalign.verdict import right_px
 from imgalign.wanted import Wanted
@@ -115,9 +115,8 @@ class Finish:
         """Whether grey values know all there is to know: their error is small, or they differ by noise alone."""
         if self._beside(place, polished) and self._sigma(polished) < _KNOWN * self._base:
             return True
-        pictures = self._fixed.at(self._base)[0], self._moving.at(self._base)[0]
-        white = math.sqrt(sum(float(noise_variance(p) / variance(p).clamp_min(1e-20)) for p in pictures))
-        return polished.noise < _WHITE * white or self._plain_noise(polished.moving_from_fixed) < _WHITE * white
+        plain, white = self._differing(polished.moving_from_fixed)
+        return min(polished.noise, plain) < _WHITE * white
 
     def _beside(self, place: Hypothesis, polished: Polished) -> bool:
         """Whether grey values have hardly moved an answer from where the ladder left it."""
@@ -278,13 +277,19 @@ class Finish:
         self._between()
         return in_full(done, reduction)
 
-    def _plain_noise(self, moving_from_fixed: Matrix3) -> float:
-        """Robust standard deviation of what the pictures of the base level differ by as they are, over the contrast."""
+    def _differing(self, moving_from_fixed: Matrix3) -> tuple[float, float]:
+        """By how much the pictures of the base level differ as they are, over the contrast; and by white noise alone.
+
+        Both are robust standard deviations. The contrast is that of what both show: what is masked, or lies beyond the
+        border of the other, may be brighter than all of it.
+        """
         (fixed, weight), (moving, seen) = self._fixed.at(self._base), self._moving.at(self._base)
         problem = Problem(fixed, *central_differences(fixed), weight, Reader.of(moving, seen))
         under, both = problem.read(at_level(moving_from_fixed, self._base)[None])
+        shown = (mean((x - mean(x, both)).square_(), both).clamp_min(1e-20) for x in (fixed, under))
+        white = sum(noise_variance(x) / contrast for x, contrast in zip((fixed, moving), shown, strict=True))
         fixed, under, *_ = normalised(fixed, under, both)
-        return float(sampled(problem, under - fixed, both).scale())
+        return float(sampled(problem, under - fixed, both).scale()), math.sqrt(float(white))
 
     def _sigma(self, polished: Polished) -> float:
         return corner_sigma(polished, self.model, self.size_hw)

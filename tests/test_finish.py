@@ -72,8 +72,8 @@ def test_feature_pictures_stay_out_where_the_pictures_as_they_came_differ_by_noi
     scene = np.asarray(two.fixed.at(1)[0][0, 0])
     pictures = (scene + rng.normal(0, 0.2 * scene.std(), SIZE) for _ in range(2))
     noisy = Pair(*(plane(p, None, torch.device("cpu"), "fixed") for p in pictures), two.wanted)
-    assert noisy.finish._plain_noise(np.eye(3)) == pytest.approx(0.2 * 2**0.5 / (1 + 0.2**2) ** 0.5, rel=0.1)
-    assert noisy.finish._plain_noise(about_centre(SIZE, shift=(8, 0))) > 0.5
+    assert noisy.finish._differing(np.eye(3))[0] == pytest.approx(0.2 * 2**0.5 / (1 + 0.2**2) ** 0.5, rel=0.1)
+    assert noisy.finish._differing(about_centre(SIZE, shift=(8, 0)))[0] > 0.5
     # Weighted or whitened pictures may say otherwise.
     polished = noisy.finish.polish(np.eye(3))
     unsure = replace(polished, covariance=polished.covariance + np.eye(3), noise=1.0)
@@ -81,6 +81,24 @@ def test_feature_pictures_stay_out_where_the_pictures_as_they_came_differ_by_noi
         noisy.finish.best_known(replace(candidate.ranked[0], moving_from_fixed=np.eye(3)), unsure).moving_from_fixed
         is unsure.moving_from_fixed
     )
+
+
+def test_noise_is_measured_by_the_contrast_of_what_both_pictures_show(two):
+    rng = np.random.default_rng(8)
+    scene = np.asarray(two.fixed.at(1)[0][0, 0])
+    fixed, moving = (scene + rng.normal(0, 0.2 * scene.std(), SIZE) for _ in range(2))
+    fixed[:, :30] += 20 * scene.std()  # it would be all the contrast there is
+    mask = np.ones(SIZE, np.float32)
+    mask[:, :30] = 0
+    lit = Pair(
+        *(plane(p, m, torch.device("cpu"), name) for p, m, name in ((fixed, None, "fixed"), (moving, mask, "moving"))),
+        two.wanted,
+    )
+    plain, white = lit.finish._differing(np.eye(3))
+    seen = scene[:, 30:].std() / scene.std()
+    expected = 0.2 * 2**0.5 / (seen**2 + 0.2**2) ** 0.5
+    assert plain == pytest.approx(expected, rel=0.1)
+    assert white == pytest.approx(expected, rel=0.1)
 
 
 def test_feature_pictures_stand_in_where_grey_values_contradict_them(two, candidate, monkeypatch):
