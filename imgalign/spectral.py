@@ -22,6 +22,7 @@ from imgalign.sampling import MOMS_BEND, Reader
 from imgalign.sums import mean
 
 _WHITENING = 4.0  # no frequency is raised over another by more than this factor
+_WORTH_WHITENING = 1.04  # times the variance that noise of this colour leaves: for less, filters cost more at borders
 MARGIN = 4  # pixels at the border that filters spoil
 _EDGE = 1 / 8  # of the picture's side, over which it is faded out at either end to tell its frequencies
 _GAP = 32  # least pixels between the end of the picture and its next period
@@ -173,7 +174,7 @@ class NoiseModel:
     """What two aligned pictures share and what they do not, by frequency; see `noise_model`.
 
     Attributes:
-        whitening: Brings the noise of either picture to equal strength at all frequencies; None where it is so already.
+        whitening: Brings the noise of either picture to equal strength at all frequencies; None where it gains little.
         denoising: Wiener filter of the weighed mean of both (whitened) pictures.
         contrast: Of the scene in the fixed over that in the moving picture.
         share: Of the fixed picture in that mean: each counts by the inverse of its noise.
@@ -227,10 +228,12 @@ def noise_model(fixed: Image, warped: Image, weight: Weight, rings: int = 24) ->
     of_mean = noise_f * noise_m / (noise_f + noise_m)
     level = (noise * count).sum() / count.sum()
     coloured = noise / level
-    flat = bool((((coloured < 1.6) & (coloured > 0.6)) | (signal < 1e-3 * signal.max())).all())
+    # What slopes tell if all frequencies count alike, over what they tell if each counts by its noise.
+    told = signal * count * np.arange(rings) ** 2
+    lost = (told * coloured).sum() * (told / coloured).sum() / max(told.sum(), 1e-30) ** 2
     loudest = noise.max()
     amplitude = 1 / np.sqrt(np.maximum(noise, loudest / _WHITENING**2) / loudest)
-    whitening = None if flat else RadialResponse(amplitude / amplitude.max())
+    whitening = RadialResponse(amplitude / amplitude.max()) if lost > _WORTH_WHITENING else None
     denoising = signal / (signal + of_mean)
     # Gradients raise power by the square of the frequency; the turn to white noise is a factor to both.
     steep = denoising * count * np.arange(rings) ** 2 / noise

@@ -449,7 +449,7 @@ def test_every_optimizer_answers_to_a_tenth_of_a_pixel(optimizer):
 @pytest.mark.parametrize("options", [{"optimizer": "adam"}, {"optimizer": "sgd"}, {"loss": "mi", "optimizer": "adam"}])
 def test_the_error_bar_of_a_descended_answer_is_its_own(options):
     """The nearest pixel's loss is a staircase, on which answers come to lie some tenths of a pixel off."""
-    truth = about_centre(SIZE, shift=(1.4, -0.6))
+    truth = about_centre(SIZE, shift=(1.37, -0.55))
     result = align(*pictures(truth), model="translate", sampler="nearest", **options)
     assert error(result, truth) > 0.03
     assert result.corner_sigma_px > 0.9 * error(result, truth)

@@ -130,6 +130,19 @@ def test_white_noise_needs_no_whitening():
     assert model.whitening is None
 
 
+@pytest.mark.parametrize(("scale", "whitened"), [(6.0, False), (1.5, True)])
+def test_noise_is_whitened_where_slopes_gain_by_it(scale, whitened):
+    """Noise that is five times as strong where a scene of large shapes has nothing costs it nothing."""
+    rng = np.random.default_rng(9)
+    clean = render(Blobs(4, 160, 400, sigma=(scale, 1.2 * scale)), (160, 160))
+    fy, fx = np.fft.fftfreq(160)[:, None], np.fft.fftfreq(160)
+    colour = np.where(np.hypot(fy, fx) < 0.12, 1.0, 5**0.5)
+    fixed, moving = (
+        tensor(clean + 0.05 * np.fft.ifft2(np.fft.fft2(rng.normal(0, 1, clean.shape)) * colour).real) for _ in range(2)
+    )
+    assert (noise_model(fixed, moving, torch.ones_like(fixed)).whitening is not None) == whitened
+
+
 def test_signal_is_kept_where_it_is_and_noise_is_not():
     (fixed, moving), weight = noisy_pair(colour=False)
     amplitude = noise_model(fixed, moving, weight).denoising.amplitude
