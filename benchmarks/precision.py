@@ -9,7 +9,8 @@ transformed coordinates) and photo (300 x 300 cut from a photograph, through a l
 alias). Noise: g2, g10, g30 (Gaussian, grey levels at a contrast of 50), g30-5 and g5-30 (30 in the fixed
 and 5 in the moving picture, and the reverse), p2, p10, p30 (photon noise of that strength at mean grey,
 scenes raised until there is no light less than none), none; with
-`+occluded` a sixth of the moving picture is hidden, with `+masked` it is hidden and masked.
+`+occluded` a sixth of the moving picture is hidden, with `+masked` it is hidden and masked, with `+striped` three
+tenths of both are, in stripes at one place, as of a scanner with a broken part. `g0.5` and `g50` work as well.
 Every trial has its own scene, sub-pixel transform, gain and noise.
 
 Columns: `ratio` root mean square of error over bound (px of error without noise); `solved` share
@@ -40,7 +41,7 @@ from benchmarks.bound import corner_bound, directions, unknown_scene
 from benchmarks.geometry import Matrix3, about, centre, corner_error, corners, project, rotation
 
 SCENES = ("field0.15", "field0.4", "natural", "spots", "photo")
-NOISES = ("none", "g2", "g10", "g30", "g30-5", "g5-30", "p10", "g10+occluded", "g10+masked")
+NOISES = ("none", "g2", "g10", "g30", "g30-5", "g5-30", "p10", "g10+occluded", "g10+masked", "g2+striped")
 MODELS = ("translate", "rigid", "similarity", "affine")
 RIVALS = ("opencv_ecc", "opencv_ecc_multiscale", "skimage_phase", "sitk_linear", "pystackreg")
 CHI2_95 = {2: 5.991, 3: 7.815, 4: 9.488, 6: 12.592}
@@ -54,7 +55,7 @@ class Trial:
     model: str
     fixed: NDArray[np.float32]
     moving: NDArray[np.float32]
-    mask: NDArray[np.float32] | None  # of the moving picture
+    masks: dict[str, NDArray[np.float32]]  # by what `imgalign.align` calls them
     truth: Matrix3
     bound: NDArray[np.float64] | None  # (8, 8) px^2, None without noise
     floor: float  # least error over that bound if the scene is not known beforehand
@@ -118,14 +119,18 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
     fixed, moving = (scenes.noisy(rng, p, kind, sigma) for p, sigma in zip((clean, there), sigmas, strict=True))
     of_fixed, of_moving = scenes.variance(clean, kind, sigmas[0]), scenes.variance(there, kind, sigmas[1])
     variance = of_moving + gain**2 * of_fixed
-    mask = None
-    if hiding:
+    hidden = np.zeros(size_hw, bool)
+    if hiding == "striped":
+        y, x = np.indices(size_hw)
+        hidden = (x + 0.3 * y) % 40 < 12
+        fixed[hidden] = rng.uniform(0, 255)
+    elif hiding:
         low = rng.integers(0, side * 6 // 10, 2)
-        hidden = np.s_[low[1] : low[1] + side * 4 // 10, low[0] : low[0] + side * 4 // 10]
+        hidden[low[1] : low[1] + side * 4 // 10, low[0] : low[0] + side * 4 // 10] = True
+    if hiding:
         moving[hidden] = rng.uniform(0, 255)
-        mask = np.ones(size_hw, np.float32)
-        mask[hidden] = 0
         variance[hidden] = 1e12
+    masked = {"masked": ("moving_mask",), "striped": ("mask", "moving_mask")}.get(hiding, ())
     bound, floor = None, 1.0
     if any(sigmas):
         slopes = gain * scene.slopes(look, size_hw)
@@ -135,7 +140,7 @@ def make_trial(cell: str, index: int, side: int) -> Trial:
         model,
         fixed.astype(np.float32),
         moving.astype(np.float32),
-        mask if hiding == "masked" else None,
+        {name: (~hidden).astype(np.float32) for name in masked},
         truth,
         bound,
         floor,
@@ -164,8 +169,8 @@ def honesty(covariance: NDArray[Any] | None, estimate: Matrix3, trial: Trial) ->
 def judge(cell: str, peer: str, trial: Trial) -> Outcome:
     """Run one aligner on one trial."""
     options: dict[str, Any] = {"precision": 1e-6} if peer == "imgalign" else {}  # never stop early
-    if peer == "imgalign" and trial.mask is not None:
-        options["moving_mask"] = trial.mask
+    if peer == "imgalign":
+        options.update(trial.masks)
     answer = peers.solve(peer, trial.fixed, trial.moving, trial.model, **options)
     size_hw = trial.fixed.shape[:2]
     error = corner_error(answer.matrix, trial.truth, size_hw)
@@ -250,10 +255,11 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
 
 
 def choose(patterns: str, noises: tuple[str, ...] = NOISES) -> list[str]:
-    """Cells that match one of the comma-separated patterns."""
+    """Cells that match one of the comma-separated patterns, and those that are named in full."""
     every = ["/".join(c) for c in itertools.product(SCENES, noises, MODELS)]
     chosen = [c for c in every if any(fnmatch.fnmatch(c, p) for p in patterns.split(","))]
-    return chosen or [p for p in patterns.split(",") if p.count("/") == 2 and "*" not in p]
+    named = [p for p in patterns.split(",") if p.count("/") == 2 and "*" not in p]
+    return chosen + [c for c in named if c not in chosen]
 
 
 def main() -> None:

@@ -13,14 +13,14 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Matrices, Weight
-from imgalign.coords import mapped_planes
+from imgalign.borders import border_mask
 from imgalign.light import Light, View, lit
-from imgalign.masks import full_weight, mask_or_none
+from imgalign.masks import full_weight, is_whole, mask_or_none
 from imgalign.neighbours import around
 from imgalign.occluders import regrown
 from imgalign.problem import Problem
 from imgalign.pyramid import blocks
-from imgalign.spectral import NoiseModel, RadialResponse, Spectrum, noise_model, spectrum, spline_reader
+from imgalign.spectral import NoiseModel, RadialResponse, Spectrum, faded_weight, noise_model, spectrum, spline_reader
 from imgalign.sums import mean, total
 from imgalign.transforms import local_scale
 
@@ -31,7 +31,6 @@ _LITTLE = 0.01  # share of noise in the gradients that is not worth telling wher
 _LEAST_TOLD = 0.1  # of gradients in which noise is told from the scene with luck only
 _STRAIGHT = 0.7  # share of the differences between classes of brightness that a straight line must explain
 _TRUST_PIXELS = 8000  # enough of them to see how residuals grow with brightness
-_BORDER = 8  # pixels from the border whose interpolation may be worse
 
 
 class Standard(NamedTuple):
@@ -64,11 +63,13 @@ class _Found(NamedTuple):
         problem: Under one light, at equally strong noise, without what does not belong; its gradients mean nothing.
         noise: Of the pictures.
         spread: As in `Problem`.
+        holes: Whether something within the pictures is left out.
     """
 
     problem: Problem
     noise: NoiseModel
     spread: Image | None
+    holes: bool
 
 
 class Sharp:
@@ -97,6 +98,7 @@ class Sharp:
         self._spectra, self._light, self._robust = spectra, light, robust
         self._noise, self._rounding = noise, rounding
         self._moving_weight: Weight | None = moving_weight
+        self._has_holes = not (is_whole(fixed_weight) and is_whole(moving_weight))
         self._pictures = self._plain(spectra, fixed_weight, mask_or_none(moving_weight))
         self._found: _Found | None = None
 
@@ -108,10 +110,10 @@ class Sharp:
         """
         if not near or self._found is None:
             self._found = self._find(matrix)
-        problem, noise, spread = self._found
+        problem, noise, spread, holes = self._found
         view = _view(problem, matrix)
         standard = _standardised(view, problem.contrast)
-        gradient_x, gradient_y = _common(view.valid, standard, noise).derivatives()
+        gradient_x, gradient_y = _common(view.valid, standard, noise, holes).derivatives()
         little = noise.held <= _LITTLE
         if near and not little:
             share = _told_share((gradient_x, gradient_y), view.valid, standard, noise)
@@ -127,7 +129,9 @@ class Sharp:
         light, there = lit(view, self._light, self._robust, noise=self._noise)
         if self._moving_weight is not None:  # the first time
             relit = view if light is None else light.on(view)
-            mask = _border_mask(relit, _standardised(relit), matrix, self._moving_weight)
+            standard = _standardised(relit)
+            error = (standard.fixed - standard.warped).square_()
+            mask = border_mask(error, relit.valid, matrix, self._moving_weight)
             plain = self._pictures = replace(plain, moving=replace(plain.moving, mask=mask))
             self._moving_weight = None
         problem = plain.within(there)
@@ -137,7 +141,8 @@ class Sharp:
             standard = _standardised(relit)
             problem = plain.within(regrown(there, standard.fixed, standard.warped))
             relit = relit._replace(valid=_view(problem, matrix).valid)
-        noise = noise_model(*relit)
+        holes = self._has_holes or there is not None
+        noise = noise_model(relit.fixed, relit.warped, faded_weight(relit.valid) if holes else relit.valid)
         # Gains that change are a regression, and bring pictures to as much contrast as noise allows around each pixel.
         scene = noise.contrast if light is None else None
         if noise.whitening is not None:
@@ -148,8 +153,8 @@ class Sharp:
         if light is None:  # under another misfit follows tone curves, not photons
             standard = _standardised(relit, scene)
             now = standard if noise.whitening is None else _standardised(_view(problem, matrix), scene)
-            spread = _spread(relit.valid, now, standard, noise)
-        return _Found(replace(problem, contrast=scene, share=noise.share), noise, spread)
+            spread = _spread(relit.valid, now, standard, noise, holes)
+        return _Found(replace(problem, contrast=scene, share=noise.share), noise, spread, holes)
 
     def _whitened(self, whitening: RadialResponse, matrix: Matrices, weight: Weight, light: Light | None) -> Problem:
         """Pictures whose noise is equally strong at all frequencies, under the light that was found before."""
@@ -180,15 +185,18 @@ def _standardised(view: View, scene: float | None = None) -> Standard:
     return Standard(f / contrast, m * gain * torch.where(mean(f * m, valid) < 0, -1.0, 1.0), contrast)
 
 
-def _common(valid: Weight, standard: Standard, noise: NoiseModel) -> Spectrum:
-    """The Wiener-filtered weighed mean of both pictures; the fixed one where it is alone."""
+def _common(valid: Weight, standard: Standard, noise: NoiseModel, holes: bool) -> Spectrum:
+    """The Wiener-filtered weighed mean of both pictures; beyond the moving one's border the fixed one alone.
+
+    In `holes` nothing is taken from either: what is there may be no part of the scene, and the filter would spread it.
+    """
     f, m, contrast = standard
     common = torch.where(valid > 0, torch.lerp(m, f, noise.share), f) * contrast
-    s = spectrum(common, full_weight(common))
+    s = spectrum(common, (valid > 0).to(common.dtype) if holes else full_weight(common))
     return s.filtered(noise.denoising.on(s))
 
 
-def _spread(valid: Weight, standard: Standard, brightness: Standard, noise: NoiseModel) -> Image | None:
+def _spread(valid: Weight, standard: Standard, brightness: Standard, noise: NoiseModel, holes: bool) -> Image | None:
     """Standard deviation of residuals by brightness, over the usual one; None where all are alike.
 
     Photons make noise whose variance grows with brightness. Over classes of like pixels the residual's variance is
@@ -203,6 +211,7 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard, noise: Nois
         standard: The pictures as they are compared.
         brightness: The same as they came, which alone know brightness.
         noise: Of the pictures.
+        holes: As in `_Found`.
 
     Returns:
         `(1, 1, H, W)`, root mean square 1.
@@ -217,7 +226,7 @@ def _spread(valid: Weight, standard: Standard, brightness: Standard, noise: Nois
     c, e = c[seen], e[seen]
     if len(c) < 400 or _brightness_line(c, e) is None:
         return None
-    bright = _denoised(valid, brightness, noise)
+    bright = _denoised(valid, brightness, noise, holes)
     line = _brightness_line(bright[0, 0, ::stride, ::stride].flatten().cpu()[seen], e)
     if line is None:
         return None
@@ -257,13 +266,13 @@ def _told_share(gradients: tuple[Image, Image], valid: Weight, standard: Standar
     return nn.interpolate(share, scale_factor=_BLOCK, mode="bilinear")[..., :h, :w]
 
 
-def _denoised(valid: Weight, brightness: Standard, noise: NoiseModel) -> Image:
+def _denoised(valid: Weight, brightness: Standard, noise: NoiseModel, holes: bool) -> Image:
     """What noise is expected by: the brightness of the scene under each pixel, for half of it the mean around it.
 
     Weights that follow the noise itself would count most where it happens to darken a pixel, and with the gradients of
     the same noise. The moving picture's half of the noise comes from several of its pixels, by interpolation.
     """
-    bright = _common(valid, brightness, noise).image() / brightness.contrast
+    bright = _common(valid, brightness, noise, holes).image() / brightness.contrast
     return torch.lerp(bright, around(bright) / around(torch.ones_like(bright)), 0.5)
 
 
@@ -287,34 +296,3 @@ def _brightness_line(brightness: Tensor, error: Tensor) -> tuple[float, float, f
     level = y.mean() - slope * x.mean()
     # Darker pixels than that take their noise from brighter ones beside them, which interpolation mixes in.
     return float(level), float(slope), float(max(ends.min(), 0.1 * y.mean()))
-
-
-def _border_mask(view: View, standard: Standard, matrix: Matrices, weight: Weight) -> Weight | None:
-    """The moving picture's mask, less what interpolation errs near its border beyond the noise.
-
-    A picture's continuation is a guess, and the spline through fine noise-free detail feels it some pixels inward.
-    How much is seen in the residuals themselves, by distance from the border.
-    """
-    error = (standard.fixed - standard.warped).square_()
-    h, w = weight.shape[-2:]
-    x, y = mapped_planes(matrix, (error.shape[-2], error.shape[-1]), error.dtype, error.device)
-    distance = torch.minimum(
-        (w - 1) / 2 - (x - (w - 1) / 2).abs_(), (h - 1) / 2 - (y - (h - 1) / 2).abs_()
-    )  # from the border, inwards
-    distance = torch.where(view.valid[0] > 0.5, distance, -1.0)[0]
-    inner = error[0, 0, ::4, ::4][distance[::4, ::4] > _BORDER]
-    if len(inner) < 100:
-        return mask_or_none(weight)
-    usual = float(inner.median())
-    near = torch.nonzero((distance >= 0) & (distance < _BORDER), as_tuple=True)
-    rings, errors = torch.stack([distance[near], error[0, 0][near]]).cpu()
-    rings = rings.long()
-    trust = []
-    for d in range(_BORDER):
-        ring = errors[rings == d]
-        # A third more than usual is what differs by chance; beyond, errors are alike along the border and count twice.
-        trust.append(min(1.0, 1.3 * usual / max(float(ring.median()), 1e-30)) ** 2 if len(ring) > 20 else 1.0)
-    table = torch.tensor([*torch.cummax(torch.tensor(trust), 0).values, 1.0], dtype=weight.dtype).to(weight.device)
-    count_y, count_x = (torch.arange(n, device=weight.device) for n in (h, w))
-    rows, columns = (torch.minimum(k, len(k) - 1 - k).clamp_max(_BORDER) for k in (count_y, count_x))
-    return mask_or_none(weight * table[torch.minimum(rows[:, None], columns)])

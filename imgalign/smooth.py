@@ -117,8 +117,9 @@ def smooth(
     first, second = (
         s.filtered(gaussian_response(s.frame_hw, sigma, s.values.real)) for s, sigma in zip(spectra, blurs, strict=True)
     )
-    # What the blur makes of the guess beyond the border would pull: a margin is left out of both.
-    reader = spline_reader(second, moving_mask, oversampling, _MARGIN)
+    # What the blur makes of the guess beyond the border, or under a mask, would pull: a margin is left out of both.
+    seen = None if moving_mask is None else inner_weight(moving_mask, _MARGIN)
+    reader = spline_reader(second, seen, oversampling, _MARGIN)
     of_fixed, of_moving = (BlurredNoise(variance, blur) for variance, blur in zip(noise, blurs, strict=True))
     if rounding > 0:  # it is white, and what it is rounded from is not: a blur leaves less of it
         before = BlurredNoise(rounding**2 * float(variance(fixed[0])), blurs[0])

@@ -17,7 +17,7 @@ from imgalign.devices import gathered
 from imgalign.masks import least_weight, mask_or_none
 from imgalign.neighbours import least
 from imgalign.noise import LEAST_SCENE
-from imgalign.pyramid import fast_length, masked_blur
+from imgalign.pyramid import blur, blurred_weight, fast_length, masked_blur
 from imgalign.sampling import MOMS_BEND, Reader
 from imgalign.sums import mean
 
@@ -25,6 +25,10 @@ _WHITENING = 4.0  # no frequency is raised over another by more than this factor
 _WORTH_WHITENING = 1.04  # times the variance that noise of this colour leaves: for less, filters cost more at borders
 MARGIN = 4  # pixels at the border that filters spoil
 _EDGE = 1 / 8  # of the picture's side, over which it is faded out at either end to tell its frequencies
+_FILLED_BY = (8.0, 2.0, 0.7)  # pixels: Gaussians whose means fill what is masked, the narrowest at its edge
+_ENOUGH_SEEN = 0.25  # of a Gaussian's weight that is seen, for its mean to be taken whole
+_FADED = 5  # pixels from what is masked that say nothing of frequencies, and
+_FADING = 2.5  # pixels of the Gaussian by which others have more and more of a say
 _GAP = 32  # least pixels between the end of the picture and its next period
 _READ_PAD = 8  # pixels of the continued picture kept around an oversampled plane
 
@@ -73,13 +77,26 @@ class Spectrum:
 
 
 def spectrum(image: Image, weight: Weight) -> Spectrum:
-    """Transform a picture; what is masked is filled with the mean around it first, so that nothing rings."""
+    """Transform a picture; what is masked is filled from around it first, so that nothing rings."""
     if mask_or_none(weight) is not None:
-        image = image * weight + masked_blur(image, weight, 8.0) * (1 - weight)
+        image = _filled(image, weight)
     size_hw = (image.shape[-2], image.shape[-1])
     frame_hw = (fast_length(size_hw[0] + _GAP), fast_length(size_hw[1] + _GAP))
     frame = _continued(_continued(image, frame_hw[1], -1), frame_hw[0], -2)
     return Spectrum(torch.fft.rfft2(frame), frame_hw, size_hw)
+
+
+def _filled(image: Image, weight: Weight) -> Image:
+    """What is masked replaced by means of what is not: the farther from it, the wider.
+
+    At the edge of a mask a picture goes on with the values that it has there. A step rings on into what is seen, and
+    interpolation, filters and derivatives feel it.
+    """
+    fill = masked_blur(image, weight, _FILLED_BY[0])
+    for sigma in _FILLED_BY[1:]:
+        below = blurred_weight(weight, sigma)
+        fill = torch.lerp(fill, masked_blur(image, weight, sigma, below), (below / _ENOUGH_SEEN).clamp_(0, 1))
+    return image * weight + fill * (1 - weight)
 
 
 def _continued(image: Tensor, length: int, axis: int) -> Tensor:
@@ -152,6 +169,14 @@ def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
         return inner
     worst = least(nn.pad(weight, (margin,) * 4), margin)[..., margin:-margin, margin:-margin]
     return weight * (worst > 0.5)
+
+
+def faded_weight(weight: Weight) -> Weight:
+    """A mask that falls to nothing towards what is masked, for `noise_model`.
+
+    Cut off hard, the coarse structure of a picture shows at all frequencies, and looks like a signal there.
+    """
+    return weight * blur(least((weight > 0.5).to(weight.dtype), _FADED), _FADING)
 
 
 @dataclass(frozen=True)

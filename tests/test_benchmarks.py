@@ -157,6 +157,26 @@ def test_noise_is_as_strong_in_either_picture_as_the_cell_says():
             assert power[beyond].mean() / (np.hanning(96) ** 2).sum() ** 2 == pytest.approx(sigma**2, rel=0.1)
 
 
+def test_stripes_hide_as_much_of_both_pictures_and_of_the_bound():
+    plain, striped = (precision.make_trial(f"field0.15/g10{hiding}/translate", 0, 120) for hiding in ("", "+striped"))
+    seen = striped.masks["mask"] > 0
+    np.testing.assert_array_equal(striped.masks["moving_mask"], striped.masks["mask"])
+    assert seen.mean() == pytest.approx(0.7, abs=0.02)
+    for picture in (striped.fixed, striped.moving):
+        assert np.ptp(picture[~seen]) == 0
+        assert picture[seen].std() > 40
+    # Each trial has a scene of its own, of one spectrum.
+    ratio = np.trace(striped.bound) / np.trace(plain.bound)
+    assert ratio == pytest.approx(1 / 0.7, rel=0.15)
+
+
+def test_cells_are_chosen_by_pattern_and_in_full():
+    chosen = precision.choose("spots/g*/rigid,photo/p3/affine")
+    assert chosen[-1] == "photo/p3/affine"
+    assert chosen.count("spots/g10/rigid") == 1
+    assert precision.choose("photo/p3/affine,spots/none/affine") == ["spots/none/affine", "photo/p3/affine"]
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "poisson"])
 def test_noise_has_the_variance_it_says(kind):
     clean = np.full((300, 300), 90.0)

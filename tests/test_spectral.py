@@ -3,7 +3,8 @@ import pytest
 import torch
 from scenes import Blobs, render
 
-from imgalign.spectral import MARGIN, RadialResponse, inner_weight, noise_model, spectrum, spline_reader
+from imgalign.pyramid import masked_blur
+from imgalign.spectral import MARGIN, RadialResponse, faded_weight, inner_weight, noise_model, spectrum, spline_reader
 
 SIZE = (80, 100)
 INNER = (slice(25, -25), slice(25, -25))  # what the continuation makes of the border fades inwards
@@ -96,6 +97,39 @@ def test_masked_pixels_do_not_show_in_the_rest():
     weight[..., 30:40, 30:40] = 0
     poisoned = torch.where(weight > 0, image, 1e4)
     torch.testing.assert_close(spectrum(poisoned, weight).image(), spectrum(image, weight).image(), rtol=0, atol=1e-8)
+
+
+def test_a_masked_place_is_filled_from_its_edge_on():
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)
+    image, weight = tensor(0.01 * x + 0.02 * y), ones()
+    weight[..., 20:60, 30:70] = 0
+    filled = spectrum(image, weight).image()[0, 0].numpy()
+    assert np.abs(filled - image[0, 0].numpy())[weight[0, 0].numpy() > 0].max() < 1e-9
+    # The mean over a Gaussian of eight pixels lies six pixels behind the edge: a jump of 0.12 from row to row.
+    jumps = [filled[20, 30:70] - filled[19, 30:70], filled[60, 30:70] - filled[59, 30:70]]
+    assert max(np.abs(jump).max() for jump in jumps) < 0.04
+
+
+def test_coarse_structure_behind_a_mask_is_no_fine_signal():
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:160, :160]
+    clean = np.where(np.hypot(x - 30, y - 30) < 70, 0.0, 20.0)
+    clean = np.asarray(masked_blur(tensor(clean), torch.ones(1, 1, 160, 160, dtype=torch.float64), 4.0)[0, 0])
+    mask = tensor(((x + 0.3 * y) % 40 >= 12).astype(float))
+    fixed, moving = (tensor(clean + rng.normal(0, 1, clean.shape)) for _ in range(2))
+    hard, faded = (noise_model(fixed, moving, weight).denoising.amplitude for weight in (mask, faded_weight(mask)))
+    # The rim, of a Gaussian of 4 px, has nothing beyond 0.15 cycles a pixel (ring 5 of 24).
+    assert faded[7:].max() < 0.25
+    assert hard[7:].mean() > 2 * faded[7:].mean()
+
+
+def test_a_faded_mask_has_nothing_near_what_is_masked_and_all_far_from_it():
+    weight = ones()
+    weight[..., 30:50, 40:60] = 0
+    faded = faded_weight(weight)[0, 0]
+    assert faded[40, 60] < 0.04
+    assert faded[40, 75] == pytest.approx(1, abs=1e-3)
+    assert (torch.diff(faded[40, 60:80]) >= -1e-6).all()
 
 
 def test_inner_weight_leaves_out_what_is_near_a_border_or_a_mask():
