@@ -18,7 +18,7 @@ from imgalign.refine import CUTOFF, State, evaluate, refine
 from imgalign.sampling import Reader
 from imgalign.search import SEARCH_PIXELS, Hypothesis, distinct
 from imgalign.sums import total
-from imgalign.transforms import MODELS, Model, corner_distance, local_scale
+from imgalign.transforms import MODELS, Model, corner_distance, first_apart, local_scale
 from imgalign.uncertainty import Known, covariance, rough_corner_sigma
 from imgalign.wanted import MOST_SCALE
 
@@ -249,13 +249,9 @@ def _survivors(state: State, rung: Rung, behind: float) -> NDArray[np.intp]:
     score = _scores(state, rung)
     if not math.isfinite(score.max()):
         return np.arange(len(score))
-    kept: list[int] = []
-    for row in (-score).argsort(kind="stable"):
-        if score[row] >= behind * score.max() and all(
-            corner_distance(state.final[row], state.final[k], rung.problem.size_hw) > _ALIKE for k in kept
-        ):
-            kept.append(int(row))
-    return np.array(kept)
+    ranked = (-score).argsort(kind="stable")
+    ranked = ranked[score[ranked] >= behind * score.max()]
+    return ranked[first_apart(state.final[ranked], rung.problem.size_hw, _ALIKE)]
 
 
 def _ranked(state: State, rung: Rung) -> list[Hypothesis]:

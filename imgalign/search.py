@@ -25,7 +25,7 @@ from imgalign.neighbours import largest
 from imgalign.pyramid import block_mean, fast_length
 from imgalign.sampling import Reader
 from imgalign.sums import total
-from imgalign.transforms import corner_distance, local_scale
+from imgalign.transforms import first_apart, local_scale
 from imgalign.wanted import Wanted
 
 SEARCH_PIXELS = 96  # longer side of the pictures that are searched
@@ -136,13 +136,10 @@ def reach(longest: float, shortest: float) -> float:
 
 def distinct(hypotheses: list[Hypothesis], size_hw: tuple[int, int], apart: float, count: int) -> list[Hypothesis]:
     """The best `count` hypotheses of a ranked list of which no two lie within `apart` pixels at the corners."""
-    kept: list[Hypothesis] = []
-    for h in hypotheses:
-        if len(kept) == count:
-            break
-        if all(corner_distance(h.moving_from_fixed, k.moving_from_fixed, size_hw) > apart for k in kept):
-            kept.append(h)
-    return kept
+    if not hypotheses:
+        return []
+    matrices = np.stack([h.moving_from_fixed for h in hypotheses])
+    return [hypotheses[k] for k in first_apart(matrices, size_hw, apart, count)]
 
 
 def _correlate(

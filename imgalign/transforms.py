@@ -151,6 +151,22 @@ def corner_distance(first: Matrix3, second: Matrix3, size_hw: tuple[int, int]) -
     return distance if math.isfinite(distance) else math.inf
 
 
+def first_apart(matrices: Matrices, size_hw: tuple[int, int], apart: float, count: int | None = None) -> list[int]:
+    """The first `count` of `(N, 3, 3)` matrices, by number, of which no two have a `corner_distance` up to `apart`."""
+    mapped = matrices @ _homogeneous_corners(size_hw)
+    depth = mapped[:, 2:]
+    seen = (depth > 1e-12).all((1, 2))
+    at = mapped[:, :2] / np.where(seen[:, None, None], depth, np.nan)  # what is no place is apart from all
+    kept: list[int] = []
+    for k in range(len(matrices)):
+        if len(kept) == count:
+            break
+        away = at[kept] - at[k]
+        if not (np.hypot(away[:, 0], away[:, 1]).mean(1) <= apart).any():
+            kept.append(k)
+    return kept
+
+
 @lru_cache(maxsize=64)
 def _homogeneous_corners(size_hw: tuple[int, int]) -> np.ndarray:
     return np.c_[corners_of(size_hw), np.ones(4)].T

@@ -13,6 +13,7 @@ from imgalign.transforms import (
     corner_distance,
     exponential,
     exponentials,
+    first_apart,
     fit,
     get_model,
     local_scale,
@@ -147,6 +148,17 @@ def test_rigid_fit_of_noisy_points_beats_its_neighbours():
 def test_an_unknown_model_is_refused_by_name():
     with pytest.raises(OptionError, match="unknown model 'warp'; choose one of translate, rigid"):
         get_model("warp")
+
+
+def test_of_places_that_are_near_each_other_the_first_is_kept():
+    shifts = [(0, 0), (3, 4), (0.5, 0), (3, 5), (-6, 0), (3, 4.4)]
+    matrices = [about_centre(SIZE, shift=shift) for shift in shifts]
+    assert first_apart(np.stack(matrices), SIZE, 1.5) == [0, 1, 4]
+    assert first_apart(np.stack(matrices), SIZE, 1.5, 2) == [0, 1]
+    assert first_apart(np.stack(matrices), SIZE, 0.3) == [0, 1, 2, 3, 4, 5]
+    # What has no place is like none.
+    lost = [np.array([[1, 0, 0], [0, 1, 0], [-0.1, 0, 1.0]]), np.full((3, 3), np.nan)]
+    assert first_apart(np.stack([*lost, *matrices]), SIZE, 1.5) == [0, 1, 2, 3, 6]
 
 
 def test_corner_distance_of_a_shift_is_its_length():
