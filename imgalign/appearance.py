@@ -65,7 +65,7 @@ def edges(smooth: Image, weight: Weight, sigma: float = 1.0) -> Image:
     field = torch.cat([squares[0] - squares[1], 2 * gx * gy, energy], 1)
     if not is_whole(weight):
         # A pixel beside a masked one has a false edge.
-        solid = (weight > 0.99).to(smooth.dtype)
+        solid = (weight > 0.5).to(smooth.dtype)
         field = field * least(solid, 1)
     field = blur(field, sigma) if sigma > 0 else field
     return field[:, :2] / (field[:, 2:].clamp_min(0) + floor) * weight

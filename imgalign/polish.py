@@ -14,6 +14,7 @@ import numpy as np
 from imgalign._types import Floats, Image, Matrices, Matrix3, Weight
 from imgalign.alike import Alike
 from imgalign.coords import lattice, mapped_planes
+from imgalign.masks import mask_or_none
 from imgalign.problem import Problem
 from imgalign.refine import refine
 from imgalign.sampling import Reader
@@ -131,7 +132,7 @@ def polish(
                 first = descent.polished(alike.blurred.noise[0])
             # The noise of the pictures is what the unblurred ones show.
             answer = replace(first, noise=answer.noise, doubt_px=doubt_px)
-    reader = replace(alike.blurred.moving, margin=0.0)
+    reader = replace(alike.blurred.moving, mask=mask_or_none(moving[1]), margin=0.0)
     return replace(answer, overlap=_overlap(fixed[1], reader, answer.moving_from_fixed))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from imgalign._types import Floats, Image, Weight
 from imgalign.devices import gathered
 from imgalign.masks import least_weight, mask_or_none
-from imgalign.neighbours import least
+from imgalign.neighbours import largest, least
 from imgalign.noise import LEAST_SCENE
 from imgalign.pyramid import blur, blurred_weight, fast_length, masked_blur
 from imgalign.sampling import MOMS_BEND, Reader
@@ -29,6 +29,7 @@ _FILLED_BY = (8.0, 2.0, 0.7)  # pixels: Gaussians whose means fill what is maske
 _ENOUGH_SEEN = 0.25  # of a Gaussian's weight that is seen, for its mean to be taken whole
 _FADED = 5  # pixels from what is masked that say nothing of frequencies, and
 _FADING = 2.5  # pixels of the Gaussian by which others have more and more of a say
+_NARROW = 2  # pixels from a masked one to the next that is seen, at most, on both sides
 _GAP = 32  # least pixels between the end of the picture and its next period
 _READ_PAD = 8  # pixels of the continued picture kept around an oversampled plane
 
@@ -162,21 +163,29 @@ def _on_finer(values: Tensor, fine_h: int) -> Tensor:
 
 
 def inner_weight(weight: Weight, margin: int = MARGIN) -> Weight:
-    """A mask without what lies within `margin` pixels of the border or of masked pixels."""
+    """A mask without what lies within `margin` pixels of the border or of masked places."""
     if least_weight(weight) > 0.5:
         inner = torch.zeros_like(weight)
         inner[..., margin:-margin, margin:-margin] = weight[..., margin:-margin, margin:-margin]
         return inner
-    worst = least(nn.pad(weight, (margin,) * 4), margin)[..., margin:-margin, margin:-margin]
-    return weight * (worst > 0.5)
+    worst = least(nn.pad(_bridged(weight), (margin,) * 4), margin)[..., margin:-margin, margin:-margin]
+    return weight * worst
 
 
 def faded_weight(weight: Weight) -> Weight:
-    """A mask that falls to nothing towards what is masked, for `noise_model`.
+    """A mask that falls to nothing towards masked places, for `noise_model`.
 
     Cut off hard, the coarse structure of a picture shows at all frequencies, and looks like a signal there.
     """
-    return weight * blur(least((weight > 0.5).to(weight.dtype), _FADED), _FADING)
+    return blur(least(_bridged(weight), _FADED), _FADING)
+
+
+def _bridged(weight: Weight) -> Tensor:
+    """One where something is seen, or masked places are so narrow that what is around them fills them well; else zero.
+
+    Bad pixels and lost rows would with their margins leave nothing of a picture.
+    """
+    return least(largest((weight > 0.5).to(weight.dtype), _NARROW), _NARROW)
 
 
 @dataclass(frozen=True)

@@ -425,6 +425,22 @@ def test_overloads_take_what_align_takes():
     assert [list(inspect.signature(one).parameters) for one in overloads] == [names, names]
 
 
+def test_bad_pixels_scattered_over_both_pictures_cost_little():
+    size = 160, 180
+    truth = about_centre(size, angle_deg=25, shift=(12, -8), scale=1.1)
+    errors = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        both = pair(Blobs(seed, 180, 300, (2, 6)), size, truth)
+        for picture in both:
+            picture[rng.random(size) < 0.05] = np.nan
+        result = align(*both, model="similarity")
+        assert result.trusted
+        errors.append(corner_error(result.moving_from_fixed, truth, size))
+    # There is no noise.
+    assert max(errors) < 3e-3
+
+
 def test_bad_pictures_are_refused():
     with pytest.raises(ShapeError, match="at least 8 x 8"):
         align(np.zeros((4, 4)), np.zeros((9, 9)))

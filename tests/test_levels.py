@@ -49,6 +49,19 @@ def test_each_picture_has_a_reduction_of_its_own_and_levels_are_kept():
     assert levels.at(2.0, 4.0) is levels.at(2.0, 4.0)
 
 
+@pytest.mark.parametrize("reduction", [1.5, 3.0])
+def test_bad_pixels_scattered_over_a_picture_leave_its_edges(reduction):
+    """A level pixel of some masked and many seen ones is seen: few have none beside them at all."""
+    image, weight = picture(6)
+    bad = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.05
+    whole, speckled = (
+        Levels(p, p).at(reduction, reduction).edges[0][0]
+        for p in ((image, weight), (image.masked_fill(bad, 1e3), weight.masked_fill(bad, 0.0)))
+    )
+    # Their weights are 0.95, and near level pixels of which less than half is seen there are none.
+    assert (whole * speckled).mean() > 0.75 * whole.square().mean()
+
+
 def test_what_is_masked_does_not_show():
     image, weight = picture(6)
     weight[..., 60:140, 80:180] = 0

@@ -132,14 +132,24 @@ def test_a_faded_mask_has_nothing_near_what_is_masked_and_all_far_from_it():
     assert (torch.diff(faded[40, 60:80]) >= -1e-6).all()
 
 
-def test_inner_weight_leaves_out_what_is_near_a_border_or_a_mask():
+def test_inner_weight_leaves_out_what_is_near_a_border_or_a_masked_place():
     weight = ones()
-    weight[..., 40, 50] = 0
+    weight[..., 40:50, 50:60] = 0
     inner = inner_weight(weight)[0, 0]
     assert inner[MARGIN - 1].sum() == 0
     assert inner[MARGIN, MARGIN] == 1
-    assert inner[40 - MARGIN, 50] == 0
-    assert inner[40 - MARGIN - 1, 50] == 1
+    assert inner[40 - MARGIN, 55] == 0
+    assert inner[40 - MARGIN - 1, 55] == 1
+
+
+def test_bad_pixels_and_lost_rows_cost_no_more_than_themselves():
+    weight = ones()
+    weight[..., 20:24, :] = 0
+    weight[..., 40, 50] = weight[..., 41, 52] = 0
+    lost = (weight[0, 0] == 0)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    assert ((inner_weight(weight)[0, 0, MARGIN:-MARGIN, MARGIN:-MARGIN] == 0) == lost).all()
+    # Both pictures are filled there.
+    assert faded_weight(weight)[0, 0, 10:-10, 10:-10].min() > 0.99
 
 
 def test_a_radial_response_is_read_at_each_frequency():
