@@ -251,7 +251,7 @@ class Pair:
                 break
             better = self.ladder.again(polished.moving_from_fixed, self.model, self.size_hw)
             if better is None or better.score < best.score or self.finish.apart(better, best) < SAME * self.base:
-                polished = self.finish.polish(best.moving_from_fixed, _FAR, precise=precise)
+                polished = self.finish.polish(best.moving_from_fixed, _FAR, precise=precise, so_far=polished)
                 break
             best = better
         if self.finish.apart(best, polished) > _FAR * self.base:

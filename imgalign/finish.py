@@ -70,26 +70,40 @@ class Finish:
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
 
-    def polish(self, moving_from_fixed: Matrix3, far: float = math.inf, *, precise: bool = True) -> Polished:
+    def polish(
+        self,
+        moving_from_fixed: Matrix3,
+        far: float = math.inf,
+        *,
+        precise: bool = True,
+        so_far: Polished | None = None,
+    ) -> Polished:
         """The last levels: as fine as the precision asks, or (not `precise`) the base level alone.
 
-        An answer that blurred pictures move by more than `far` pixels of the base level is not polished further.
+        Args:
+            moving_from_fixed: Where to start.
+            far: An answer that the base level moves by more of its pixels is not polished further.
+            precise: Whether to go on to finer levels.
+            so_far: What came of the same start with a smaller `far`.
         """
-        start, place = moving_from_fixed, moving_from_fixed
-        for coarse in self._on_the_way():
-            done = self._polish_at(place, coarse, rounds=1)
-            place = done.moving_from_fixed
-            if corner_distance(start, place, self.size_hw) > far * self._base:
-                return done
-        reduction = self._base
-        done = self._polish_at(place, reduction, far=far)
-        if corner_distance(start, done.moving_from_fixed, self.size_hw) > far * self._base:
+        done = so_far if so_far is not None and so_far.sharp else self._based(moving_from_fixed, far)
+        if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self._base:
             return done
-        finest = self.finest
+        reduction, finest = self._base, self.finest
         while precise and reduction > finest and self._wanted.precision < self._sigma(done) < _RESOLVED * reduction:
             reduction = max(finest, even_reduction(reduction / 2) if reduction > 2 else 1)
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done
+
+    def _based(self, moving_from_fixed: Matrix3, far: float) -> Polished:
+        """A place on the base level; no further than blurred pictures where these move it by more than `far`."""
+        place = moving_from_fixed
+        for coarse in self._on_the_way():
+            done = self._polish_at(place, coarse, rounds=1)
+            place = done.moving_from_fixed
+            if corner_distance(moving_from_fixed, place, self.size_hw) > far * self._base:
+                return done
+        return self._polish_at(place, self._base, far=far)
 
     @property
     def finest(self) -> int:

@@ -58,6 +58,7 @@ class Polished:
         doubt_px: By how much answers from blurred and from sharp pictures contradict each other beyond chance, or those
             of feature pictures of different detail.
         misfit: How many times the variances are larger for what the model cannot follow (`uncertainty.Known`).
+        sharp: Pictures that are not blurred had their say as well.
     """
 
     moving_from_fixed: Matrix3
@@ -71,6 +72,7 @@ class Polished:
     white_sigma_px: float
     doubt_px: float = 0.0
     misfit: float = 1.0
+    sharp: bool = False
 
     def doubted(self) -> "Polished":
         """The same with an error bar that holds doubt and misfit as well."""
@@ -132,6 +134,7 @@ def polish(
                 first = descent.polished(alike.blurred.noise[0])
             # The noise of the pictures is what the unblurred ones show.
             answer = replace(first, noise=answer.noise, doubt_px=doubt_px)
+        answer = replace(answer, sharp=True)
     reader = replace(alike.blurred.moving, mask=mask_or_none(moving[1]), margin=0.0)
     return replace(answer, overlap=_overlap(fixed[1], reader, answer.moving_from_fixed))
 

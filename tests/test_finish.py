@@ -142,6 +142,21 @@ def test_finer_levels_are_looked_at_where_they_can_tell_and_are_wanted(two, sigm
     assert levels[-1] == (1 if finer else 2)
 
 
+def test_a_place_that_was_polished_in_full_is_not_polished_again(two, monkeypatch):
+    start = about_centre(SIZE, shift=(5, -3), angle_deg=3)
+    cut, whole = two.finish.polish(start, 0.5), two.finish.polish(start, 2.0)
+    assert not cut.sharp
+    assert whole.sharp
+    assert corner_error(whole.moving_from_fixed, TRUTH, SIZE) < 0.01
+    polish_at, polished = two.finish._polish_at, []
+    monkeypatch.setattr(two.finish, "_polish_at", lambda *a, **k: polished.append(polish_at(*a, **k)) or polished[-1])
+    assert two.finish.polish(start, 3.0, so_far=whole) is whole
+    assert not polished
+    again = two.finish.polish(start, 3.0, so_far=cut)
+    assert polished
+    assert corner_error(again.moving_from_fixed, TRUTH, SIZE) < 0.01
+
+
 @pytest.mark.parametrize("most", [48_000, 20_000, 9_000, 2_500])
 def test_no_level_has_more_pixels_than_memory_is_meant_for(two, most, monkeypatch):
     monkeypatch.setattr("imgalign.finish._MOST_PIXELS", most)
