@@ -123,7 +123,7 @@ class Pair:
         close: list[Answer] = []
         for attempt in self.starts.attempts(init):
             if attempt.close:
-                close = self.closely(attempt.starts, seen)
+                close = self.closely(attempt.starts, seen, [answer.place for answer in answers])
                 if close and close[0].probability >= _SURE:
                     return close[0]
                 continue
@@ -158,17 +158,19 @@ class Pair:
         slack = Slack.of(self.base * self.ladder.reductions[-1], 0.5 * min(self.size_hw))
         return moved and allowed(self.wanted, place.moving_from_fixed, self.size_hw, slack)
 
-    def closely(self, places: list[Hypothesis], seen: list[Hypothesis]) -> list[Answer]:
+    def closely(self, places: list[Hypothesis], seen: list[Hypothesis], answered: list[Hypothesis]) -> list[Answer]:
         """What finer levels make of places that keypoints know, if it is promising; all by itself, or nothing.
 
         Where the ladder stayed with such a place, its levels show something of it. Where texture repeats, its places
-        are told apart by all there is to see.
+        are told apart by all there is to see. What leads to a place that is answered already is not answered again.
         """
         led_away = [h for h in places if self.is_apart(h, seen, _EXACT * self.base)]
         if self.repeats or not led_away:
             return []
         candidate = self.closer.candidate(led_away, wide=False)
         if candidate is None or candidate.promise < _PROMISING:
+            return []
+        if not self.is_apart(candidate.ranked[0], answered, _EXACT * self.base):
             return []
         return [self.closer.foremost([self.closer.answer(candidate)], [])]
 

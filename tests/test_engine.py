@@ -40,6 +40,14 @@ def test_an_answer_falls_behind_a_place_that_fits_better(two):
     assert two.foremost([elsewhere], [candidate]).probability < 0.6 * alone.probability
 
 
+@pytest.mark.parametrize(("answered", "answers"), [([], 1), ([about_centre(SIZE)], 1), ([TRUTH], 0)])
+def test_keypoints_that_lead_to_an_answer_that_is_known_are_not_followed(two, answered, answers):
+    places = [Hypothesis(about_centre(SIZE, shift=(5, -2), angle_deg=2), 0.0)]
+    found = two.closely(places, [], [Hypothesis(matrix, 0.0) for matrix in answered])
+    assert len(found) == answers
+    assert all(corner_error(a.polished.moving_from_fixed, TRUTH, SIZE) < 0.01 for a in found)
+
+
 @pytest.mark.parametrize(("stripes", "levels"), [(True, {4}), (False, {4, 2, 1})])
 def test_finer_levels_are_left_alone_where_edges_run_one_way(stripes, levels, monkeypatch):
     monkeypatch.setattr("imgalign.engine._BASE_PIXELS", 1e4)
