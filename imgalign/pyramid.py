@@ -23,6 +23,7 @@ _NARROW = 0.9  # pixels: a narrower Gaussian has frequencies that pixels do not 
 _FEW_TAPS = 1.0  # up to this wide it has so few weights that adding shifted pictures is the fastest
 _DENSE = 128  # pixels a side up to which a product with a matrix is faster than an FFT
 _DENSE_LEVEL = 256  # and of a level up to which reducing a picture to it is one
+_KEPT = 48  # blurred masks of whole pictures: keypoints of two sizes ask for twenty each
 _FEW_ROWS = 4  # that are added one by one
 
 
@@ -185,17 +186,20 @@ def masked_blur(image: Image, weight: Weight, sigma: float, below: Weight | None
     `below` is the `blurred_weight`, where it is needed more than once.
     """
     below = blurred_weight(weight, sigma) if below is None else below
-    return blur(image * weight, sigma) / below.clamp_min(1e-3)
+    return blur(image * weight, sigma).div_(below.clamp_min(1e-3))
 
 
 def blurred_weight(weight: Weight, sigma: float) -> Weight:
-    """A blurred mask; that of a whole picture is known by its size and kept."""
+    """A blurred mask; that of a whole picture is known by its size and kept.
+
+    It is blurred as a picture is, not by a formula: a constant over it is that constant to the last bit.
+    """
     if not is_whole(weight):
         return blur(weight, sigma)
     return _blurred_ones(weight.shape[-2:], sigma, weight.dtype, weight.device)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=_KEPT)
 def _blurred_ones(size_hw: tuple[int, int], sigma: float, dtype: torch.dtype, device: torch.device) -> Weight:
     return blur(torch.ones(1, 1, *size_hw, dtype=dtype, device=device), sigma)
 
