@@ -80,6 +80,7 @@ class Pair:
         between: Called between its stages.
         coarsest: Pixels of the longer side of the ladder's coarsest level; of long and thin pictures it has more.
         unmoved: Whether an answer may leave all pixels where they are.
+        fine: Whether its levels have the edges of fine detail (`levels.Levels`).
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Pair:
         between: Callable[[], None] = lambda: None,
         coarsest: int = SEARCH_PIXELS,
         unmoved: bool = True,
+        fine: bool = False,
     ) -> None:
         self.fixed, self.moving, self.wanted, self.between = fixed, moving, wanted, between
         self.model = get_model(wanted.model)
@@ -98,7 +100,7 @@ class Pair:
         self.base = 1 if pixels <= _BASE_PIXELS else even_reduction(math.sqrt(pixels / _ENOUGH_PIXELS))
         shortest = min(*fixed.size_hw, *moving.size_hw)
         self.base = min(self.base, 2 * (shortest // 64) or 1)
-        self.levels = Levels(fixed.at(self.base), moving.at(self.base))
+        self.levels = Levels(fixed.at(self.base), moving.at(self.base), fine=fine)
         # Where reduced pictures hang over their own border, most of a level is what was made up there.
         across = round(ACROSS * self.levels.longest / (shortest // self.base))
         self.ladder = Ladder(self.levels, self.base, max(coarsest, across))
@@ -117,6 +119,14 @@ class Pair:
 
     def best(self, init: Any) -> Answer | None:
         """The most probable answer, from starts as dear as it takes."""
+        best = self.found(init)
+        if not is_automatic(init) or (best is not None and best.probability >= self.wanted.trust):
+            return best
+        fine = self.finely(0.0 if best is None else verdict.promise(best.evidence))
+        return max((a for a in (best, fine) if a is not None), key=lambda answer: answer.probability, default=None)
+
+    def found(self, init: Any) -> Answer | None:
+        """The same by the levels of this pair alone."""
         answers: list[Answer] = []
         waiting: list[Candidate] = []
         seen: list[Hypothesis] = []
@@ -173,6 +183,18 @@ class Pair:
         if not self.is_apart(candidate.ranked[0], answered, _EXACT * self.base):
             return []
         return [self.closer.foremost([self.closer.answer(candidate)], [])]
+
+    def finely(self, promise: float) -> Answer | None:
+        """What the edges of fine detail find in the whole range, all by itself.
+
+        Nothing, unless it is promising, or at least more so than what is known.
+        """
+        fine = Pair(self.fixed, self.moving, self.wanted, self.between, unmoved=self.unmoved, fine=True)
+        fine.seconds = self.seconds
+        candidate = fine.candidate(fine.starts.full_search(), wide=False)
+        if candidate is None or candidate.promise < min(promise, _PROMISING):
+            return None
+        return fine.foremost([fine.answer(candidate)], [])
 
     @cached_property
     def closer(self) -> "Pair":

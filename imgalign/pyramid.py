@@ -94,12 +94,18 @@ def blocks(image: Image, side: int) -> Image:
     return block_mean(nn.pad(image, (0, -w % side, 0, -h % side)), side)
 
 
-def shrink(image: Image, weight: Weight, reduction: float) -> tuple[Image, Weight]:
-    """A picture reduced by any factor: blurred by what the new pixels cannot hold, then sampled at their centres."""
+def shrink(
+    image: Image, weight: Weight, reduction: float, size_hw: tuple[int, int] | None = None
+) -> tuple[Image, Weight]:
+    """A picture reduced by any factor: blurred by what the new pixels cannot hold, then sampled at their centres.
+
+    To so many pixels a side as the factor makes of it, or to `size_hw`.
+    """
     if reduction <= 1.0:
         return image, weight
     h, w = image.shape[-2:]
-    size_hw = (max(8, round(h / reduction)), max(8, round(w / reduction)))
+    if size_hw is None:
+        size_hw = max(8, round(h / reduction)), max(8, round(w / reduction))
     whole = min(int(reduction), h // 8, w // 8)  # blocks first: the blur then costs little on large pictures
     sigma = 0.5 * math.sqrt(max(reduction**2 - whole**2, 0.0)) / whole
     if whole > 1:

@@ -213,3 +213,36 @@ def test_detail_alone_is_enough(turns):
     found = align(*noisy, model="similarity")
     assert found.trusted
     assert corner_error(found.moving_from_fixed, truth, (side, side)) < 0.02
+
+
+def threads(seed, size_hw, scene_from_picture):
+    """Waves that run as a field of directions says: the field is one scene, the waves are each picture's own."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]]
+    u, v, _ = np.einsum("ij,jhw->ihw", scene_from_picture, np.stack([x, y, np.ones_like(x)]).astype(float))
+    field = Blobs(9, 300, count=120, sigma=(14, 22))(u, v)
+    turns = 2 * (field - field.min()) / np.ptp(field)
+    picture = np.zeros(size_hw)
+    for middle in np.arange(24) / 24:
+        share = np.exp(-0.5 * (((turns - middle + 0.5) % 1 - 0.5) * 16) ** 2)
+        for _ in range(6):
+            angle, waves = np.pi * middle + rng.normal(0, 0.03), rng.uniform(0.22, 0.3)
+            phase = rng.uniform(0, 2 * np.pi)
+            along = np.cos(angle) * u + np.sin(angle) * v
+            picture += share * np.cos(2 * np.pi * waves * along + phase)
+    return picture
+
+
+@pytest.mark.parametrize("angle_deg", [40, 130])
+def test_pictures_that_share_the_way_their_threads_run_alone_are_laid_by_it(angle_deg):
+    size = (260, 300)
+    truth = about_centre(size, shift=(12, -9), angle_deg=angle_deg)
+    pictures = threads(1, size, np.eye(3)), threads(2, size, np.linalg.inv(truth))
+    with torch.no_grad():
+        pair_ = Pair(*(plane(p, None, torch.device("cpu"), "fixed") for p in pictures), Wanted(model="rigid"))
+        coarse = pair_.candidate(pair_.starts.full_search(), wide=True)
+        best = pair_.best("auto")
+    assert corner_error(coarse.ranked[0].moving_from_fixed, truth, size) > 100
+    # No wave of one lies on one of the other: the place is right, and what is exact about it is chance.
+    assert corner_error(best.place.moving_from_fixed, truth, size) < 10
+    assert best.probability < 0.5

@@ -70,3 +70,36 @@ def test_what_is_masked_does_not_show():
     for kind in ("features", "edges"):
         (one, _), (two, _) = (getattr(Levels((x, weight), picture(7)).at(2.0, 2.0), kind)[0] for x in (image, other))
         torch.testing.assert_close(one, two, rtol=0, atol=1e-3)
+
+
+def stripes(size_hw=(203, 262), period_px=4.0):
+    """Upright stripes on the left, level ones on the right, far finer than the pixels of a level."""
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]]
+    array = np.cos(2 * np.pi / period_px * np.where(x < size_hw[1] // 2, x, y) + 0.3)
+    image = torch.as_tensor(array, dtype=torch.float32)[None, None]
+    return image, torch.ones_like(image)
+
+
+def test_fine_edges_say_which_way_runs_what_a_level_does_not_show():
+    level = Levels(stripes(), stripes(), fine=True).at(6.5, 6.5)
+    for field, weight in level.edges:
+        assert field.shape[-2:] == weight.shape[-2:]
+        # Of double angles: across upright stripes the gradient lies at 0, across level ones at 90 degrees.
+        left, right = (side[:, 3:-3, 3:-3].mean((1, 2)).tolist() for side in field[0].chunk(2, -1))
+        assert left[0] > 0.5
+        assert right[0] < -0.5
+        assert max(abs(left[1]), abs(right[1])) < 0.05
+
+
+def test_fine_edges_stand_in_for_the_others_in_features():
+    level = Levels(stripes(), picture(6), fine=True).at(3.0, 5.0)
+    for (features, _), (edges, _) in zip(level.features, level.edges, strict=True):
+        torch.testing.assert_close(features[:, 1:], edges, rtol=0, atol=0)
+
+
+def test_fine_edges_of_what_is_masked_do_not_show():
+    image, weight = stripes()
+    weight[..., 60:120, 80:160] = 0
+    other = torch.where(weight > 0, image, 50 * torch.sin(torch.arange(image.shape[-1]) * 1.7))
+    (one, _), (two, _) = (Levels((x, weight), picture(7), fine=True).at(4.0, 4.0).edges[0] for x in (image, other))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-3)
