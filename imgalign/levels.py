@@ -96,6 +96,8 @@ class Levels:
     def _averaged(self, role: int, reduction: float, there: Masked) -> Image:
         """Fine edges of the fixed (0) or the moving (1) picture over the pixels of a level."""
         own, (field, weight) = self._fine[role]
+        if reduction <= own:
+            return edges(smoothed(*there), there[1])  # those of such a level are as fine themselves
         size_hw = there[0].shape[-2], there[0].shape[-1]
         return blur(shrink(field, weight, reduction / own, size_hw)[0], _WIDE)
 

@@ -97,6 +97,17 @@ def test_fine_edges_stand_in_for_the_others_in_features():
         torch.testing.assert_close(features[:, 1:], edges, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("size_hw", [(500, 640), (24, 1200)])
+@pytest.mark.parametrize("reduction", [1.0, 1.7, 2.3, 6.5])
+def test_levels_finer_than_fine_edges_have_their_own(size_hw, reduction):
+    two = picture(8, size_hw), picture(9)
+    fine, plain = (Levels(*two, fine=kind).at(reduction, reduction) for kind in (True, False))
+    for (features, weight), (own, _) in zip(fine.features, plain.features, strict=True):
+        assert features.shape == own.shape
+        assert features.shape[-2:] == weight.shape[-2:]
+    assert torch.equal(fine.edges[0][0], plain.edges[0][0]) == (reduction <= max(size_hw) / 288)
+
+
 def test_fine_edges_of_what_is_masked_do_not_show():
     image, weight = stripes()
     weight[..., 60:120, 80:160] = 0
