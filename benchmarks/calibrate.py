@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pairs import pairs
-from imgalign.verdict import BY_HAND, EARLY
+from imgalign.judge.verdict import BY_HAND, EARLY
 
 MODELS = ("translate", "rigid", "similarity", "affine", "homography")
 KINDS = ("easy", "medium", "hard", "repetitive", "stars", "modal", "unrelated")
@@ -26,8 +26,8 @@ def attempts_of(job: tuple[str, str, int, int]) -> list[tuple[str, dict[str, flo
     import torch
 
     from imgalign.engine import Pair
-    from imgalign.intake import plane
-    from imgalign.search import Hypothesis
+    from imgalign.planes.intake import plane
+    from imgalign.start.search import Hypothesis
     from imgalign.transforms import corner_distance
     from imgalign.wanted import Wanted
 

@@ -9,10 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgalign import verdict
 from imgalign._types import Matrix3
 from imgalign.alignment import Alignment
-from imgalign.aside import set_aside
 from imgalign.behind import behind
 from imgalign.coords import at_level, lattice
 from imgalign.cores import limited, watched
@@ -21,13 +19,15 @@ from imgalign.descended import descended
 from imgalign.engine import Answer, Pair
 from imgalign.errors import DeviceError, OptionError, ShapeError
 from imgalign.finish import corner_covariance
-from imgalign.intake import plane
-from imgalign.masks import least_weight
-from imgalign.plane import Plane
+from imgalign.judge import verdict
+from imgalign.numerics.masks import least_weight
+from imgalign.numerics.sums import plane_means, total
+from imgalign.planes.aside import set_aside
+from imgalign.planes.intake import plane
+from imgalign.planes.plane import Plane
 from imgalign.pyramid import reduce
 from imgalign.sampling import Reader
-from imgalign.starts import is_automatic
-from imgalign.sums import plane_means, total
+from imgalign.start.starts import is_automatic
 from imgalign.wanted import STARTS, AlignOptions, Wanted, check_number
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from imgalign.errors import ShapeError
 from imgalign.wanted import MODELS
 
 if TYPE_CHECKING:
-    from imgalign.canvas import Canvas
-    from imgalign.resample import Interpolation
+    from imgalign.warp.canvas import Canvas
+    from imgalign.warp.resample import Interpolation
 
 _Picture = TypeVar("_Picture")
 
@@ -196,7 +196,7 @@ class Alignment:
         Raises:
             ShapeError: If the picture does not have the moving picture's size.
         """
-        from imgalign.kinds import warp_any
+        from imgalign.warp.kinds import warp_any
 
         out = warp_any(self, image, interpolation=interpolation, canvas=canvas, fill=fill, antialias=antialias)
         return cast("_Picture", out)
@@ -207,7 +207,7 @@ class Alignment:
         Raises:
             WriteError: If it exists and `overwrite` is not set, or cannot be written.
         """
-        from imgalign.record import write_params
+        from imgalign.files.record import write_params
 
         write_params(path, self, overwrite=overwrite)
 
@@ -218,7 +218,7 @@ def load(path: str | os.PathLike[str]) -> Alignment:
     Raises:
         ParamsError: If it is missing, no parameter file, or says something impossible.
     """
-    from imgalign.record import read_params
+    from imgalign.files.record import read_params
 
     return read_params(path)
 

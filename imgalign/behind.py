@@ -5,10 +5,10 @@ answer that moves nothing -> `standing.differ` -> parted pictures -> their answe
 
 from dataclasses import replace
 
-from imgalign import standing
 from imgalign.engine import MOVED, Answer, Pair, hardly_differ
 from imgalign.finish import in_full
-from imgalign.plane import Plane
+from imgalign.planes import standing
+from imgalign.planes.plane import Plane
 
 _STILL = 0.1  # pixels of the base level: what has moved by less stands still
 

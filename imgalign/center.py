@@ -16,10 +16,10 @@ from torch import Tensor
 
 from imgalign._types import Image, SamplerName, Weight
 from imgalign.alignment import Alignment
-from imgalign.brightest import Found, Sought, midpoint, robust
 from imgalign.errors import OptionError, ShapeError
+from imgalign.planes.weights import as_weights
+from imgalign.refine.brightest import Found, Sought, midpoint, robust
 from imgalign.wanted import check_number
-from imgalign.weights import as_weights
 
 Objective = Literal["robust", "midpoint"]
 

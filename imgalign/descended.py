@@ -7,9 +7,9 @@ import torch
 
 from imgalign.coords import at_full_size, at_level
 from imgalign.decompose import scaled
-from imgalign.descent import descend
 from imgalign.engine import SAME, Answer, Pair
-from imgalign.search import Hypothesis
+from imgalign.refine.descent import descend
+from imgalign.start.search import Hypothesis
 
 
 def descended(pair: Pair, best: Answer) -> Answer:

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from imgalign import agreement, verdict
 from imgalign.coords import level_from_full
 from imgalign.finish import Finish, corner_sigma
-from imgalign.ladder import Ladder
-from imgalign.levels import Levels
-from imgalign.periods import ALIKE, EXACTLY, likeness
-from imgalign.plane import Plane, even_reduction
-from imgalign.polish import Polished
-from imgalign.search import ACROSS, SEARCH_PIXELS, Hypothesis, Slack, allowed
-from imgalign.starts import Starts, is_automatic
+from imgalign.judge import agreement, verdict
+from imgalign.planes.levels import Levels
+from imgalign.planes.plane import Plane, even_reduction
+from imgalign.refine.ladder import Ladder
+from imgalign.refine.polish import Polished
+from imgalign.start.periods import ALIKE, EXACTLY, likeness
+from imgalign.start.search import ACROSS, SEARCH_PIXELS, Hypothesis, Slack, allowed
+from imgalign.start.starts import Starts, is_automatic
 from imgalign.transforms import get_model, local_scale
 from imgalign.wanted import Wanted
 

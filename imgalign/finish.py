@@ -10,23 +10,23 @@ from dataclasses import replace
 import numpy as np
 
 from imgalign._types import Matrix3
-from imgalign.agreement import distinctness
-from imgalign.appearance import fine_detail
 from imgalign.coords import at_full_size, at_level
 from imgalign.decompose import corners_of, jacobians, plain_sigma, scaled
 from imgalign.gradients import central_differences
-from imgalign.ladder import Ladder
-from imgalign.levels import Masked
-from imgalign.noise import noise_variance
-from imgalign.plane import Plane, even_reduction
-from imgalign.polish import Polished, polish
-from imgalign.problem import Problem
-from imgalign.residuals import normalised, sampled
+from imgalign.judge.agreement import distinctness
+from imgalign.judge.verdict import right_px
+from imgalign.numerics.noise import noise_variance
+from imgalign.numerics.problem import Problem
+from imgalign.numerics.residuals import normalised, sampled
+from imgalign.numerics.sums import mean
+from imgalign.planes.appearance import fine_detail
+from imgalign.planes.levels import Masked
+from imgalign.planes.plane import Plane, even_reduction
+from imgalign.refine.ladder import Ladder
+from imgalign.refine.polish import Polished, polish
 from imgalign.sampling import Reader
-from imgalign.search import Hypothesis, Slack, allowed
-from imgalign.sums import mean
+from imgalign.start.search import Hypothesis, Slack, allowed
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
-from imgalign.verdict import right_px
 from imgalign.wanted import Wanted
 
 _FEW_PIXELS = 1e5  # up to this size all detail is used, whatever precision was asked: it takes little time

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.coords import level_from_full, mapped_planes
-from imgalign.masks import full_weight, is_whole
+from imgalign.numerics.masks import full_weight, is_whole
 from imgalign.sampling import Reader
 
 _NARROW = 0.9  # pixels: a narrower Gaussian has frequencies that pixels do not hold, and its samples are another filter

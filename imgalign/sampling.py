@@ -22,12 +22,12 @@ import torch.nn.functional as nn
 from torch import Tensor
 from torch.autograd import Function
 
-from imgalign import shifted
 from imgalign._types import Image, Matrices, Matrix, Points, Samples, Valid, Weight
 from imgalign.coords import grid_sample_coordinates, interleaved, mapped_grid, mapped_planes
 from imgalign.errors import OptionError, ShapeError
-from imgalign.masks import mask_or_none
-from imgalign.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
+from imgalign.numerics import shifted
+from imgalign.numerics.masks import mask_or_none
+from imgalign.numerics.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
 
 KERNELS = ("nearest", "bilinear", "cubic")
 # The share of its second derivative that is added to the cubic B-spline. Kernels of this kind keep the spline's support

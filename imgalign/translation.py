@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from imgalign._types import Image, SamplerName
 from imgalign.errors import OptionError, ShapeError
 from imgalign.gradients import central_differences
-from imgalign.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
+from imgalign.numerics.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
 
 Offset: TypeAlias = Annotated[Tensor, "B 2"]
 Slopes = Literal["central", "kernel"]

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 from imgalign.decompose import PlainNumbers
-from imgalign.paths import shown
+from imgalign.files.paths import shown
 
 if TYPE_CHECKING:
     from imgalign.alignment import Alignment

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from imgalign.problem import Problem
+from imgalign.numerics.problem import Problem
+from imgalign.numerics.splines import spline_coefficients
 from imgalign.sampling import Reader
-from imgalign.splines import spline_coefficients
 
 
 class Blobs:

@@ -8,7 +8,7 @@ import torch
 from scenes import Blobs, about_centre, pair
 from scipy.ndimage import gaussian_filter
 
-from imgalign.agreement import distinctness, fine_agreement
+from imgalign.judge.agreement import distinctness, fine_agreement
 
 SIZE = (120, 144)
 

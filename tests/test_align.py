@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from scenes import Blobs, about_centre, corner_error, pair, render
 
-from imgalign import verdict
 from imgalign.align import align, prepare
-from imgalign.descent import OPTIMIZERS
 from imgalign.errors import ImgalignError, OptionError, ShapeError
+from imgalign.judge import verdict
 from imgalign.losses import LOSSES
+from imgalign.refine.descent import OPTIMIZERS
 
 SIZE = (120, 144)
 SCENE = Blobs(41, 144, count=300, sigma=(2, 6))
@@ -327,8 +327,8 @@ def test_what_lies_clearly_beyond_a_bound_is_not_trusted(motion, bounds):
 
 
 def test_an_answer_beyond_a_bound_stays_untrusted_where_a_frame_may_explain_it(monkeypatch):
-    monkeypatch.setattr("imgalign.surround.shared", lambda *_: np.ones((12, 12), bool))
-    monkeypatch.setattr("imgalign.surround.stays", lambda *_: True)
+    monkeypatch.setattr("imgalign.planes.surround.shared", lambda *_: np.ones((12, 12), bool))
+    monkeypatch.setattr("imgalign.planes.surround.stays", lambda *_: True)
     result = align(*pictures(about_centre(SIZE, shift=(5.3, 0))), model="translate", max_shift=5, trust=0.1)
     assert result.status == "at a bound"
     assert not result.trusted

@@ -10,14 +10,14 @@ import pytest
 from conftest import render, shift
 from PIL import Image
 
-from imgalign import batch
-from imgalign.batch import Settings, run
 from imgalign.errors import OptionError, WriteError
-from imgalign.laying import WriteOptions
-from imgalign.layout import Layout
-from imgalign.manifest import Entry
+from imgalign.jobs import batch
+from imgalign.jobs.batch import Settings, run
+from imgalign.jobs.laying import WriteOptions
+from imgalign.jobs.layout import Layout
+from imgalign.jobs.manifest import Entry
+from imgalign.jobs.work import Bench
 from imgalign.wanted import AlignOptions
-from imgalign.work import Bench
 
 
 class Pairs(list):
@@ -293,7 +293,7 @@ def test_pair_that_failed_half_way_may_replace_what_it_has_written(pairs, monkey
 
 
 def test_full_disk_stops_the_rest(pairs, monkeypatch):
-    from imgalign import images
+    from imgalign.files import images
 
     def full(*arguments, **options):
         raise WriteError("out/a.aligned.png: the disk is full") from OSError(28, "No space left on device")
@@ -321,7 +321,7 @@ def test_bug_is_one_failed_pair_with_its_trace(pairs, fake_align):
 
 
 def test_litter_of_a_killed_batch_is_swept_away(pairs):
-    from imgalign.ledger import Ledger, names_digest
+    from imgalign.jobs.ledger import Ledger, names_digest
 
     go(Pairs(pairs[:1]))
     killed = Ledger(Path("out"))
@@ -336,7 +336,7 @@ def test_litter_of_a_killed_batch_is_swept_away(pairs):
 
 
 def test_shared_fixed_is_read_once(pairs, monkeypatch):
-    from imgalign import images
+    from imgalign.files import images
 
     names, read = [], images.read
     monkeypatch.setattr(images, "read", lambda name, **options: (names.append(str(name)), read(name, **options))[1])

@@ -17,7 +17,7 @@ pytest.importorskip("distributed")
 
 PRELOAD = """\
 import os, signal
-from imgalign import images
+from imgalign.files import images
 read = getattr(images.read, "real", images.read)  # a preload may run twice
 def deadly(path, **options):
     if "p013" in str(path):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from imgalign import layout
 from imgalign.errors import OptionError
-from imgalign.layout import Layout, check
-from imgalign.manifest import Entry
+from imgalign.jobs import layout
+from imgalign.jobs.layout import Layout, check
+from imgalign.jobs.manifest import Entry
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgalign.errors import WriteError
-from imgalign.ledger import LOCK, RESULTS, SUMMARY, Ledger, names_digest, work_digest
+from imgalign.jobs.ledger import LOCK, RESULTS, SUMMARY, Ledger, names_digest, work_digest
 
 NAMES = names_digest({"output": "a.png", "params": "a.json"})
 

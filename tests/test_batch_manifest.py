@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgalign.errors import OptionError
-from imgalign.manifest import Entry, FolderPairs, Manifest, filled, with_defaults
+from imgalign.jobs.manifest import Entry, FolderPairs, Manifest, filled, with_defaults
 
 
 def read(data, **options):

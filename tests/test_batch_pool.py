@@ -9,11 +9,11 @@ import pytest
 from conftest import render, shift
 from PIL import Image
 
-from imgalign.laying import WriteOptions
-from imgalign.outputs import Job
-from imgalign.pool import LocalPool
+from imgalign.files.outputs import Job
+from imgalign.jobs.laying import WriteOptions
+from imgalign.jobs.pool import LocalPool
+from imgalign.jobs.work import Task
 from imgalign.wanted import AlignOptions
-from imgalign.work import Task
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def test_pair_that_kills_its_process_fails_alone(job):
     ("workers", "threads", "each"), [(None, 4, 1), (2, 4, 2), (8, 4, 1), (1, 6, 6), (1, 100_000, 8), (2, None, 4)]
 )
 def test_threads_are_shared_and_never_too_many(workers, threads, each, monkeypatch):
-    monkeypatch.setattr("imgalign.pool.cores", lambda: 8)
+    monkeypatch.setattr("imgalign.jobs.pool.cores", lambda: 8)
     pool = LocalPool(workers=workers, threads=threads)
     assert pool._threads == each
     pool.close()

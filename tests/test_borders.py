@@ -3,7 +3,7 @@ import pytest
 import torch
 from scenes import about_centre
 
-from imgalign.borders import border_mask
+from imgalign.refine.borders import border_mask
 
 SIZE = (90, 110)
 SHIFT = about_centre(SIZE, shift=(3, -2))[None]  # fixed (x, y) lies on moving (x + 3, y - 2)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from imgalign.brightest import Sought, midpoint, robust
 from imgalign.errors import ShapeError
+from imgalign.refine.brightest import Sought, midpoint, robust
 
 SIZE = (80, 100)
 MIDDLE = (50, 40)

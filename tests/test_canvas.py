@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from imgalign.canvas import grid_of
 from imgalign.errors import OptionError
-from imgalign.resample import warp
+from imgalign.warp.canvas import grid_of
+from imgalign.warp.resample import warp
 
 
 def shift(x, y):

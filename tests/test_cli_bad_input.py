@@ -14,7 +14,7 @@ from conftest import json_lines, opened, render, shift
 from PIL import Image
 
 from imgalign.alignment import Alignment
-from imgalign.record import to_dict
+from imgalign.files.record import to_dict
 
 
 def png_header(width, height):

@@ -256,7 +256,7 @@ class TestFiles:
         assert "inputs are never overwritten" in result.stderr
 
     def test_no_half_written_file_stays(self, pair, invoke, monkeypatch):
-        monkeypatch.setattr("imgalign.encoding.encode", fail_on_full_disk)
+        monkeypatch.setattr("imgalign.files.encoding.encode", fail_on_full_disk)
         result = invoke("rigid", pair.fixed, pair.moving)
         assert result.exit_code == 1
         assert "the disk is full" in result.stderr

@@ -5,8 +5,8 @@ import pytest
 from scenes import about_centre, corner_error
 from scipy import stats
 
-from imgalign.consensus import closer_and_closer, held, similarity, surprise
 from imgalign.decompose import mapped
+from imgalign.start.consensus import closer_and_closer, held, similarity, surprise
 from imgalign.transforms import MODELS
 
 SIZE = (200, 240)

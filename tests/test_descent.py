@@ -3,8 +3,8 @@ import pytest
 import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
 
-from imgalign.descent import OPTIMIZERS, descend, minimise
 from imgalign.losses import LOSSES
+from imgalign.refine.descent import OPTIMIZERS, descend, minimise
 from imgalign.sampling import KERNELS
 from imgalign.transforms import MODELS
 

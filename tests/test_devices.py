@@ -9,11 +9,11 @@ from scenes import Blobs, about_centre, corner_error
 from scenes import pair as scene_pair
 
 from imgalign.align import align, prepare
-from imgalign.descent import descend
-from imgalign.devices import gathered
 from imgalign.errors import DeviceError, OptionError
-from imgalign.intake import plane
 from imgalign.losses import LOSSES
+from imgalign.numerics.devices import gathered
+from imgalign.planes.intake import plane
+from imgalign.refine.descent import descend
 from imgalign.transforms import MODELS
 
 SIZE = (104, 128)

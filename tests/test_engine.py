@@ -9,8 +9,8 @@ from scenes import Blobs, about_centre, corner_error, pair, render
 
 from imgalign import align
 from imgalign.engine import Pair
-from imgalign.intake import plane
-from imgalign.search import Hypothesis
+from imgalign.planes.intake import plane
+from imgalign.start.search import Hypothesis
 from imgalign.wanted import Wanted
 
 SIZE = (200, 240)
@@ -76,7 +76,7 @@ def test_patches_are_looked_for_elsewhere_unless_the_pictures_hardly_differ(monk
     truth = about_centre(size, shift=(3, -2), angle_deg=2)
     rng = np.random.default_rng(0)
     fixed, moving = (x + noise * x.std() * rng.normal(size=size) for x in pair(Blobs(5, 170, count=400), size, truth))
-    monkeypatch.setattr("imgalign.agreement.fine_agreement", lambda *_: asked.append(1) or 1.0)
+    monkeypatch.setattr("imgalign.judge.agreement.fine_agreement", lambda *_: asked.append(1) or 1.0)
     found = align(fixed, moving, model="rigid")
     assert corner_error(found.moving_from_fixed, truth, size) < 0.2
     assert len(asked) == looked

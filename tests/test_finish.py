@@ -10,9 +10,9 @@ from scenes import Blobs, about_centre, corner_error, pair, render
 from imgalign import align
 from imgalign.engine import Pair
 from imgalign.finish import Finish, corner_sigma
-from imgalign.intake import plane
-from imgalign.search import Hypothesis
-from imgalign.sharp import Sharp
+from imgalign.planes.intake import plane
+from imgalign.refine.sharp import Sharp
+from imgalign.start.search import Hypothesis
 from imgalign.wanted import Wanted
 
 SIZE = (200, 240)
@@ -170,7 +170,7 @@ def test_all_detail_is_used_only_where_blurred_pictures_miss_the_precision(
 ):
     asked = []
     monkeypatch.setattr("imgalign.finish._FEW_PIXELS", few)
-    monkeypatch.setattr("imgalign.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
+    monkeypatch.setattr("imgalign.refine.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
     once = Pair(two.fixed, two.moving, replace(two.wanted, precision=precision))
     polished = once.finish.polish(candidate.ranked[0].moving_from_fixed)
     assert bool(asked) == looks
@@ -277,6 +277,6 @@ def test_all_of_fine_detail_is_used_only_where_blurred_detail_promises_something
     )
     asked = []
     monkeypatch.setattr("imgalign.finish.distinctness", lambda *_, **__: float(stands_out))
-    monkeypatch.setattr("imgalign.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
+    monkeypatch.setattr("imgalign.refine.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
     two_of_one.finish.by_detail(Hypothesis(TRUTH, 0.0), known)
     assert bool(asked) == looks

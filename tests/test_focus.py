@@ -9,9 +9,9 @@ from skimage import data
 from skimage.color import rgb2gray
 
 from imgalign import align
-from imgalign.focus import blurred_alike, difference
-from imgalign.light import View
-from imgalign.spectral import spectrum
+from imgalign.numerics.spectral import spectrum
+from imgalign.refine.focus import blurred_alike, difference
+from imgalign.refine.light import View
 
 SIZE = (220, 260)
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, render
 
-from imgalign import align, gaps
-from imgalign.intake import plane
+from imgalign import align
+from imgalign.planes import gaps
+from imgalign.planes.intake import plane
 
 SIZE = (200, 240)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)

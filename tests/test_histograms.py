@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from imgalign.histograms import joint_histogram, regular_subset, weighted_quantile
+from imgalign.numerics.histograms import joint_histogram, regular_subset, weighted_quantile
 
 
 def uniform(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps, features
 
-from imgalign import images, png, tiff
 from imgalign.errors import ImageReadError, WriteError
+from imgalign.files import images, png, tiff
 
 RNG = np.random.default_rng(0)
 AT_FIRST = RNG.bit_generator.state
@@ -493,7 +493,7 @@ def test_inputs_and_existing_files_are_safe(tmp_path):
 def test_reading_and_writing_need_no_torch(tmp_path):
     saved(tmp_path / "a.png", noise("u1", 4, 4))
     code = (
-        "import sys; from imgalign import images\n"
+        "import sys; from imgalign.files import images\n"
         "p = images.read(sys.argv[1]); images.write(sys.argv[1] + '.tif', p.pixels, like=p); p.sha256\n"
         "assert 'torch' not in sys.modules\n"
     )
@@ -510,7 +510,7 @@ def test_a_gif_keeps_its_palette(tmp_path):
 
 
 def test_transparent_colours_of_deep_pngs_become_alpha(tmp_path):
-    from imgalign import png
+    from imgalign.files import png
 
     pixels = noise("u2", 5, 6, 3)
     with (tmp_path / "a.png").open("wb") as file:

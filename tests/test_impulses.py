@@ -6,7 +6,7 @@ import torch
 from scipy.special import erf
 
 from imgalign import align
-from imgalign.intake import plane
+from imgalign.planes.intake import plane
 
 CPU = torch.device("cpu")
 SIZE_HW = (120, 160)

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from imgalign.errors import ShapeError
-from imgalign.intake import plane
+from imgalign.planes.intake import plane
 
 CPU = torch.device("cpu")
 RAMP = np.linspace(0, 1, 96).reshape(8, 12)
@@ -243,7 +243,7 @@ def test_extremes_do_not_depend_on_the_bands(monkeypatch):
     picture = FIELD.copy()
     picture[HOLE], picture[50:] = -9999, np.nan
     whole = plane(picture, None, CPU, "fixed").known
-    monkeypatch.setattr("imgalign.intake.BAND_SAMPLES", 1)
+    monkeypatch.setattr("imgalign.planes.intake.BAND_SAMPLES", 1)
     assert plane(picture, None, CPU, "fixed").known == whole
 
 

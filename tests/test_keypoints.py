@@ -7,7 +7,7 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair, render
 
-from imgalign import keypoints, matches
+from imgalign.start import keypoints, matches
 from imgalign.transforms import get_model
 
 SIZE = (180, 220)

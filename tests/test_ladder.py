@@ -5,11 +5,11 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
-from imgalign.ladder import Ladder, _survivors
-from imgalign.levels import Levels
-from imgalign.search import Hypothesis
+from imgalign.planes.levels import Levels
+from imgalign.refine.ladder import Ladder, _survivors
+from imgalign.refine.uncertainty import Known
+from imgalign.start.search import Hypothesis
 from imgalign.transforms import MODELS
-from imgalign.uncertainty import Known
 
 SIZE = (120, 144)
 TRUTH = about_centre(SIZE, shift=(4, -3), angle_deg=5)

@@ -8,42 +8,51 @@ import pytest
 from imgalign import _HOME
 
 PACKAGE = Path(__file__).parents[1] / "imgalign"
+# A package stands for all its modules but those that are listed themselves.
 LAYERS = (
     ("errors", "_types"),
-    ("coords", "cores", "decompose", "devices", "masks", "neighbours", "paths", "sums", "wanted", "weights"),
-    ("transforms", "basis", "shifted", "splines", "sampling", "gradients", "pyramid", "losses", "translation",
-     "upsample", "appearance", "histograms", "impulses", "levels", "noise", "occluders", "problem", "residuals",
-     "spectral", "plane", "intake", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata", "picture",
-     "canvas", "kernels", "source", "tiles"),
-    ("search", "consensus", "spots", "keypoints", "matches", "periods", "refine", "ladder", "light", "tone", "focus",
-     "uncertainty", "smooth", "alike", "borders", "sharp", "polish", "descent", "agreement", "verdict", "climb",
-     "brightest", "surround", "gaps", "overlays", "standing", "alignment", "decoding", "encoding", "images", "record",
-     "resample", "kinds", "outputs", "averages"),
-    ("finish", "starts", "aside"),
+    ("coords", "cores", "decompose", "wanted", "numerics.devices", "numerics.masks", "numerics.neighbours",
+     "numerics.splines", "numerics.sums", "files.paths", "planes.weights"),
+    ("transforms", "sampling", "gradients", "pyramid", "losses", "translation", "upsample", "numerics"),
+    ("warp", "files", "alignment", "words"),
+    ("planes",),
+    ("start",),
+    ("refine",),
+    ("judge",),
+    ("finish",),
     ("engine",),
     ("behind", "descended"),
-    ("align", "center", "stn", "gradmap", "laying"),
-    ("reading", "outcome", "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack"),
+    ("align", "center", "stn", "gradmap"),
+    ("jobs", "files.reading"),
     ("cli",),
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 NO_TORCH = (
-    "errors", "paths", "outputs", "decompose", "words", "png", "tiff", "tiff_writing", "strips", "netpbm", "nodata",
-    "picture", "canvas", "decoding", "encoding", "alignment", "images", "record", "laying", "reading", "outcome",
-    "pairs", "manifest", "ledger", "layout", "work", "pool", "dask_engine", "batch", "stack", "averages", "wanted",
-    "weights", "cli",
+    "errors", "decompose", "wanted", "alignment", "words", "files", "jobs", "cli", "warp.canvas", "planes.weights",
 )  # fmt: skip
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__main__" and path.parent.name != "schema")
 
 
 def owner(path):
-    """The name in LAYERS that a file belongs to; None for the package's own `__init__`."""
-    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return None if first == "__init__" else first
+    """The dotted name of a file within the package, as `start.search`; empty for the package's own `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path, *, at_load):
-    """Dotted names that a file imports; with `at_load` only those that run when it is loaded."""
+PATHS = {owner(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = [name for name in PATHS if name not in ("", "__main__")]  # the package hands out names of every layer
+
+
+def listed(name, names):
+    """What a module is listed as: by its own name, or by that of its package; None where it is not."""
+    return next((known for known in (name, name.split(".")[0]) if known in names), None)
+
+
+def layer(name):
+    return LAYER[listed(name, LAYER)]
+
+
+def imports(name, *, at_load):
+    """Dotted names that a module imports; with `at_load` only those that run when it is loaded."""
     found = []
 
     def visit(node):
@@ -58,41 +67,42 @@ def imports(path, *, at_load):
                 found.extend(f"{child.module}.{alias.name}" for alias in child.names)
             visit(child)
 
-    visit(ast.parse(path.read_text("utf-8")))
+    visit(ast.parse(PATHS[name].read_text("utf-8")))
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_module_has_a_layer(path):
-    name = owner(path)
-    assert name is None or name in LAYER, f"put {name} into LAYERS"
+def own_imports(name, *, at_load):
+    """The modules of this package that a module imports, public names at home."""
+    found = set()
+    for package, *rest in (dotted.split(".") for dotted in imports(name, at_load=at_load)):
+        if package == "imgalign" and rest and rest[0] != "__version__":
+            rest[0] = _HOME.get(rest[0], rest[0])
+            found.add(next(known for known in (".".join(rest[:2]), rest[0]) if known in PATHS))
+    return found
 
 
-def test_every_name_is_a_file():
-    files = {owner(path) for path in MODULES}
-    assert sorted(set(LAYER) - files) == []
-    assert sorted(set(NO_TORCH) - files) == []
+@pytest.mark.parametrize("name", MODULES)
+def test_module_has_a_layer(name):
+    assert listed(name, LAYER), f"put {name} into LAYERS"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down(path):
-    name = owner(path)
-    if name is None:
-        pytest.skip("the package hands out names of every layer")
-    used = {dotted.split(".")[1] for dotted in imports(path, at_load=False) if dotted.startswith("imgalign.")}
-    used = {_HOME.get(name, name) for name in used} - {"__version__"}  # which the package has by itself
-    upward = sorted(other for other in used if LAYER[other] > LAYER[name])
-    assert not upward, f"{name} (layer {LAYER[name]}) imports {upward}"
+def test_every_name_is_a_module_or_a_package():
+    assert sorted({*LAYER, *NO_TORCH} - {*PATHS}) == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if owner(path) in NO_TORCH], ids=lambda path: path.stem)
-def test_torch_is_not_imported_at_load(path):
-    heavy = {name for name, layer in LAYER.items() if layer >= 1} - set(NO_TORCH)
-    names = imports(path, at_load=True)
-    assert not [dotted for dotted in names if dotted.split(".")[0] == "torch"]
-    assert not [dotted for dotted in names if dotted.startswith("imgalign.") and dotted.split(".")[1] in heavy]
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name):
+    upward = sorted(other for other in own_imports(name, at_load=False) if layer(other) > layer(name))
+    assert not upward, f"{name} (layer {layer(name)}) imports {upward}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if listed(name, NO_TORCH)])
+def test_torch_is_not_imported_at_load(name):
+    heavy = {other for other in MODULES if layer(other) >= 1 and not listed(other, NO_TORCH)}
+    assert not [dotted for dotted in imports(name, at_load=True) if dotted.split(".")[0] == "torch"]
+    assert not own_imports(name, at_load=True) & heavy
 
 
 def test_only_the_command_line_imports_click():
-    roots = {owner(path): {dotted.split(".")[0] for dotted in imports(path, at_load=False)} for path in MODULES}
-    assert not [name for name, used in roots.items() if "click" in used and name != "cli"]
+    roots = {name: {dotted.split(".")[0] for dotted in imports(name, at_load=False)} for name in MODULES}
+    assert not [name for name, used in roots.items() if "click" in used and name.split(".")[0] != "cli"]

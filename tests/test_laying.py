@@ -7,11 +7,11 @@ import pytest
 import tifffile
 from conftest import render, shift
 
-from imgalign import images
 from imgalign.alignment import Alignment
 from imgalign.errors import DeviceError, OptionError, ShapeError
-from imgalign.images import Picture
-from imgalign.laying import WriteOptions, at_density, lay, left_in_place, naming, write
+from imgalign.files import images
+from imgalign.files.images import Picture
+from imgalign.jobs.laying import WriteOptions, at_density, lay, left_in_place, naming, write
 
 
 def moved(x, y):

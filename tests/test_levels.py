@@ -3,7 +3,7 @@ import pytest
 import torch
 from scenes import Blobs, render
 
-from imgalign.levels import Levels
+from imgalign.planes.levels import Levels
 
 SIZE = (200, 260)
 

@@ -4,7 +4,7 @@ import torch
 from scenes import Blobs, render
 from scipy.ndimage import gaussian_filter
 
-from imgalign.light import View, _lattice, changing_light, lit, mean
+from imgalign.refine.light import View, _lattice, changing_light, lit, mean
 
 SIZE = (150, 180)
 SCENE = Blobs(11, 180, count=400, sigma=(2, 5))

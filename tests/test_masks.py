@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from imgalign.masks import full_weight, is_whole, least_weight, mask_or_none
+from imgalign.numerics.masks import full_weight, is_whole, least_weight, mask_or_none
 
 
 def test_the_mask_of_a_whole_picture_is_ones_in_the_memory_of_one():

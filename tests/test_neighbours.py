@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from imgalign.neighbours import around, largest, least
+from imgalign.numerics.neighbours import around, largest, least
 
 
 @pytest.fixture(params=[(1, 1), (2, 9), (23, 31)], ids=str)

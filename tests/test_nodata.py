@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from imgalign.nodata import declared, marked, with_number
+from imgalign.files.nodata import declared, marked, with_number
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 from scenes import Blobs, about_centre, corner_error, pair, render, tensor
 
 import imgalign
-from imgalign.noise import noise_variance, rounding_variance
+from imgalign.numerics.noise import noise_variance, rounding_variance
 
 SIZE = (200, 240)
 SCENE = Blobs(12, 240, count=900, sigma=(2.5, 5))

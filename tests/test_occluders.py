@@ -3,7 +3,7 @@ import pytest
 import torch
 from scenes import Blobs, render
 
-from imgalign.occluders import compared, regrown
+from imgalign.refine.occluders import compared, regrown
 
 SIZE = (98, 121)
 SCENE = render(Blobs(5, 120, count=300, sigma=(2, 5)), SIZE)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgalign.errors import OptionError, WriteError
-from imgalign.outputs import check, check_folders, check_new, job_outputs, output_name, plan, stem
+from imgalign.files.outputs import check, check_folders, check_new, job_outputs, output_name, plan, stem
 
 
 def names(jobs):

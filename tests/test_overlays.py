@@ -5,8 +5,9 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
-from imgalign import align, overlays
-from imgalign.masks import full_weight
+from imgalign import align
+from imgalign.numerics.masks import full_weight
+from imgalign.planes import overlays
 
 SIZE = (200, 240)
 TRUTH = about_centre(SIZE, shift=(9.3, -6.4), angle_deg=4)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from imgalign import paths
 from imgalign.errors import WriteError
-from imgalign.paths import refuse_input_as_output, replacing, settle, sha256_of, shown, sweep, take_away
+from imgalign.files import paths
+from imgalign.files.paths import refuse_input_as_output, replacing, settle, sha256_of, shown, sweep, take_away
 
 
 def names(folder):
@@ -95,7 +95,7 @@ def test_replacing_says_what_is_wrong_with_the_place(tmp_path):
 def test_a_disk_that_is_full_leaves_the_old_file_and_says_so(tmp_path):
     code = (
         "import resource, signal, sys\n"
-        "from imgalign.paths import replacing\n"
+        "from imgalign.files.paths import replacing\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "with replacing(sys.argv[1], overwrite=True) as file:\n"
@@ -119,7 +119,7 @@ def test_a_read_only_folder_is_named(tmp_path):
 def test_sweep_takes_what_a_killed_process_left_and_nothing_in_work(tmp_path):
     code = (
         "import sys\n"
-        "from imgalign.paths import replacing\n"
+        "from imgalign.files.paths import replacing\n"
         "with replacing(sys.argv[1]) as file:\n"
         "    print(flush=True)\n"
         "    sys.stdin.read()\n"

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scenes import Blobs, render
 
-from imgalign.levels import Levels
-from imgalign.periods import ALIKE, likeness
+from imgalign.planes.levels import Levels
+from imgalign.start.periods import ALIKE, likeness
 
 SIZE = (80, 96)
 THINGS = Blobs(3, 110, count=400, sigma=(1.5, 3))

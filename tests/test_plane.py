@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgalign.intake import plane
+from imgalign.planes.intake import plane
 
 CPU = torch.device("cpu")
 RAMP = np.linspace(0, 1, 96).reshape(8, 12)
@@ -78,7 +78,7 @@ def test_bands_join_without_a_seam(monkeypatch, reduction, height, masked):
         mask = np.ones((height, 12))
         mask[masked] = np.random.default_rng(1).random(mask[masked].shape)
     whole = grey(picture, mask, reduction)
-    monkeypatch.setattr("imgalign.plane.BAND_SAMPLES", 1)
-    monkeypatch.setattr("imgalign.plane._LEAST_ROWS", 2)
+    monkeypatch.setattr("imgalign.planes.plane.BAND_SAMPLES", 1)
+    monkeypatch.setattr("imgalign.planes.plane._LEAST_ROWS", 2)
     for in_one_go, by_bands in zip(whole, grey(picture, mask, reduction), strict=True):
         np.testing.assert_array_equal(by_bands, in_one_go)

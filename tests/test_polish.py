@@ -5,10 +5,10 @@ import pytest
 import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair
 
-from imgalign.polish import _contradicts, _doubt_px, _stands, polish
-from imgalign.sharp import Sharp
+from imgalign.refine.polish import _contradicts, _doubt_px, _stands, polish
+from imgalign.refine.sharp import Sharp
+from imgalign.refine.uncertainty import covariance
 from imgalign.transforms import MODELS
-from imgalign.uncertainty import covariance
 
 SIZE = (100, 120)
 SCENE = Blobs(31, 120, count=160, sigma=(2.5, 6))
@@ -58,7 +58,7 @@ def test_residuals_under_a_changing_gain_are_taken_to_be_alike_over_more(size, u
         tiles.append(tile * round(size / problem.size_hw[0]))
         return covariance(problem, state, model, cutoff, tile, noise)
 
-    monkeypatch.setattr("imgalign.polish.covariance", noted)
+    monkeypatch.setattr("imgalign.refine.polish.covariance", noted)
     truth = about_centre((size, size), shift=(0.4, -0.3))
     fixed, moving = pair(Blobs(8, size, count=size * size // 60, sigma=(2.5, 6)), (size, size), truth)
     ramp = 0.3 + 1.4 * np.arange(size) / size
@@ -288,7 +288,7 @@ def test_a_smooth_answer_doubts_itself_where_a_much_better_one_contradicts_it(wh
     def sharpened(descent, *_):
         return replace(descent.polished(None), moving_from_fixed=far, white_sigma_px=white)
 
-    monkeypatch.setattr("imgalign.polish._sharpened", sharpened)
+    monkeypatch.setattr("imgalign.refine.polish._sharpened", sharpened)
     answer = polish(fixed, moving, truth, MODELS["rigid"])
     assert corner_error(answer.moving_from_fixed, truth, SIZE) < 0.1
     assert answer.doubt_px == pytest.approx(0.9 if doubted else 0, abs=0.1)
@@ -299,7 +299,7 @@ def test_sharp_pictures_are_looked_at_if_the_answer_of_blurred_ones_is_worth_it(
     truth = about_centre(SIZE, shift=(2.3, -1.6), angle_deg=2)
     fixed, moving = (planes(p) for p in pair(SCENE, SIZE, truth))
     told, asked = [], []
-    monkeypatch.setattr("imgalign.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
+    monkeypatch.setattr("imgalign.refine.polish.Sharp", lambda *given: asked.append(given) or Sharp(*given))
     answer = polish(fixed, moving, truth, MODELS["rigid"], worth=lambda blurred: told.append(blurred) or worth)
     assert len(asked) == worth
     assert np.allclose(told[0].moving_from_fixed, truth, atol=0.02)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgalign import images
 from imgalign.errors import ImageReadError
-from imgalign.images import Picture
-from imgalign.outputs import plan
-from imgalign.picture import Metadata
-from imgalign.reading import FileReader, comparable, measurable, to_read, weights
+from imgalign.files import images
+from imgalign.files.images import Picture
+from imgalign.files.outputs import plan
+from imgalign.files.picture import Metadata
+from imgalign.files.reading import FileReader, comparable, measurable, to_read, weights
 
 
 def picture(pixels, *, has_alpha=False):

@@ -8,7 +8,7 @@ import pytest
 
 from imgalign.alignment import Alignment
 from imgalign.errors import ParamsError, WriteError
-from imgalign.record import SCHEMA, dumps, from_dict, json_schema, read_params, to_dict, write_params
+from imgalign.files.record import SCHEMA, dumps, from_dict, json_schema, read_params, to_dict, write_params
 
 SHIFT = np.array([[1, 0, 3.5], [0, 1, -2], [0, 0, 1.0]])
 

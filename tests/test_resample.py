@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from imgalign import source
 from imgalign.errors import OptionError, ShapeError
-from imgalign.resample import warp
+from imgalign.warp import source
+from imgalign.warp.resample import warp
 
 C, S = np.cos(0.3), np.sin(0.3)
 SHIFT = np.array([[1, 0, 3.3], [0, 1, -2.7], [0, 0, 1]])
@@ -70,7 +70,7 @@ def lanczos_at(row, at):
 @pytest.mark.parametrize(("x", "y"), [(0.3, -0.4), (-7.25, 11.5), (3, 0.5), (-0.4, 25.2), (400, 0.5), (-0.3, 31)])
 def test_a_shift_is_what_scipy_reads_up_to_the_border(x, y, monkeypatch):
     """One pass along rows and one along columns; half a pixel beyond the outermost centres these continue."""
-    monkeypatch.setattr("imgalign.resample._TILE", 23)
+    monkeypatch.setattr("imgalign.warp.resample._TILE", 23)
     picture = np.random.default_rng(4).normal(size=(31, 37))
     rows, columns = (np.clip(np.arange(size) + by, 0, size - 1) for size, by in zip(picture.shape, (y, x), strict=True))
     where = np.meshgrid(rows, columns, indexing="ij")
@@ -246,7 +246,7 @@ def test_tiles_leave_no_seams(kernel, monkeypatch):
     for matrix in (HOMOGRAPHY, HOMOGRAPHY @ np.diag([2.5, 2.5, 1])):
         results = []
         for side in (48, 2048):
-            monkeypatch.setattr("imgalign.resample._TILE", side)
+            monkeypatch.setattr("imgalign.warp.resample._TILE", side)
             results.append(
                 warp(picture, moving_from_fixed=matrix, size_hw=(180, 190), interpolation=kernel)[0].astype(int)
             )

@@ -6,6 +6,7 @@ from torch.autograd import gradcheck
 
 from imgalign.coords import mapped_planes
 from imgalign.errors import OptionError, ShapeError
+from imgalign.numerics.splines import spline_coefficients
 from imgalign.sampling import (
     KERNELS,
     MOMS_BEND,
@@ -13,7 +14,6 @@ from imgalign.sampling import (
     sample,
     sample_grid,
 )
-from imgalign.splines import spline_coefficients
 
 
 def image(*shape, seed=0):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
-from imgalign.levels import Levels
-from imgalign.search import Hypothesis, Range, distinct, full_range, search
+from imgalign.planes.levels import Levels
+from imgalign.start.search import Hypothesis, Range, distinct, full_range, search
 
 SIZE = (110, 130)
 SCENE = Blobs(11, 160, count=260, sigma=(2, 6))

@@ -5,12 +5,12 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair, render, tensor
 
-from imgalign import sharp
-from imgalign.light import lit
-from imgalign.noise import noise_variance
-from imgalign.polish import polish
-from imgalign.sharp import Sharp, Standard, _told_share
-from imgalign.spectral import NoiseModel, RadialResponse, spectrum
+from imgalign.numerics.noise import noise_variance
+from imgalign.numerics.spectral import NoiseModel, RadialResponse, spectrum
+from imgalign.refine import sharp
+from imgalign.refine.light import lit
+from imgalign.refine.polish import polish
+from imgalign.refine.sharp import Sharp, Standard, _told_share
 from imgalign.transforms import MODELS
 
 SIZE = (144, 160)

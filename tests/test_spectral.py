@@ -3,8 +3,16 @@ import pytest
 import torch
 from scenes import Blobs, render
 
+from imgalign.numerics.spectral import (
+    MARGIN,
+    RadialResponse,
+    faded_weight,
+    inner_weight,
+    noise_model,
+    spectrum,
+    spline_reader,
+)
 from imgalign.pyramid import masked_blur
-from imgalign.spectral import MARGIN, RadialResponse, faded_weight, inner_weight, noise_model, spectrum, spline_reader
 
 SIZE = (80, 100)
 INNER = (slice(25, -25), slice(25, -25))  # what the continuation makes of the border fades inwards

@@ -4,7 +4,7 @@ import torch
 from scipy.interpolate import BSpline
 from scipy.ndimage import spline_filter
 
-from imgalign.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
+from imgalign.numerics.splines import MARGIN, cubic_slopes, cubic_weights, spline_coefficients
 
 T = torch.linspace(0, 1, 11, dtype=torch.float64)
 SPLINE = BSpline.basis_element(np.arange(-2.0, 3), extrapolate=False)

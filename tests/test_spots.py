@@ -7,8 +7,8 @@ from scenes import about_centre, corner_error
 
 from imgalign import align
 from imgalign.decompose import mapped
-from imgalign.search import full_range
-from imgalign.spots import Spots, detected, matched
+from imgalign.start.search import full_range
+from imgalign.start.spots import Spots, detected, matched
 from imgalign.transforms import MODELS, get_model
 
 SIZE = (220, 260)

@@ -12,9 +12,9 @@ import tifffile
 from conftest import pixels, render, shift
 from PIL import Image
 
-from imgalign import stack
-from imgalign.averages import Sum, median
 from imgalign.errors import DeviceError, OptionError, WriteError
+from imgalign.jobs import stack
+from imgalign.jobs.averages import Sum, median
 
 SIZE_HW = (72, 96)
 # --trust 0 where the road is tested and not the verdict; shifts are small, so that identity is a start
@@ -202,7 +202,7 @@ def test_full_disk_ends_the_stack_in_clear_words(frames, invoke, monkeypatch):
 
 
 def test_one_file_that_cannot_be_written_costs_no_other(frames, invoke, monkeypatch):
-    from imgalign import images
+    from imgalign.files import images
 
     write = images.write
 
@@ -243,8 +243,8 @@ def test_chain_begins_at_the_reference_though_its_own_outputs_are_in_the_way(fra
 def test_chain_is_refined_against_the_reference(frames, monkeypatch):
     """Steps that are each 0.2 px off would be 0.8 px off at the end; refinement puts them right."""
     from imgalign.alignment import Alignment
-    from imgalign.laying import WriteOptions
-    from imgalign.outputs import plan
+    from imgalign.files.outputs import plan
+    from imgalign.jobs.laying import WriteOptions
     from imgalign.wanted import AlignOptions
 
     names, places = frames
@@ -269,8 +269,8 @@ def test_chain_is_refined_against_the_reference(frames, monkeypatch):
 
 def test_what_leaves_the_reference_keeps_the_composition(frames, monkeypatch):
     from imgalign.alignment import Alignment
-    from imgalign.laying import WriteOptions
-    from imgalign.outputs import plan
+    from imgalign.files.outputs import plan
+    from imgalign.jobs.laying import WriteOptions
     from imgalign.wanted import AlignOptions
 
     names, _ = frames

@@ -7,7 +7,7 @@ from scenes import Blobs, about_centre, corner_error, pair, render
 from scipy.ndimage import gaussian_filter
 
 from imgalign import align
-from imgalign.standing import differ, explains, parted
+from imgalign.planes.standing import differ, explains, parted
 
 SIZE = (220, 260)
 TRUTHS = {

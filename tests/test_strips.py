@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from imgalign import images
 from imgalign.errors import ImageReadError
+from imgalign.files import images
 
 NONE, LZW, PACKBITS = 1, 5, 32773
 GREY, RGB, CMYK, YCBCR = 1, 2, 5, 6

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from imgalign.basis import basis_of
-from imgalign.sums import mean, plane_sums, total, variance
+from imgalign.numerics.basis import basis_of
+from imgalign.numerics.sums import mean, plane_sums, total, variance
 from imgalign.transforms import MODELS
 
 SIZES = [(250, 250), (251, 333), (37, 1100), (480, 640), (9, 12)]

@@ -3,8 +3,9 @@ import pytest
 import torch
 from scenes import Blobs, about_centre, corner_error, pair
 
-from imgalign import align, surround
-from imgalign.intake import plane
+from imgalign import align
+from imgalign.planes import surround
+from imgalign.planes.intake import plane
 
 SIZE = (200, 240)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)

@@ -4,8 +4,8 @@ import torch
 from scenes import TRUTHS, Blobs, about_centre, corner_error, pair, render
 
 from imgalign import align
-from imgalign.light import View
-from imgalign.tone import tone_curve, toned
+from imgalign.refine.light import View
+from imgalign.refine.tone import tone_curve, toned
 
 SIZE = (150, 180)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]].astype(float)

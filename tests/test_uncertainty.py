@@ -8,9 +8,8 @@ from scenes import Blobs, about_centre, pair, problem, render, tensor
 from scipy.linalg import sqrtm
 from scipy.stats import chi2
 
-from imgalign.refine import evaluate, refine
-from imgalign.transforms import MODELS
-from imgalign.uncertainty import (
+from imgalign.refine.levenberg_marquardt import evaluate, refine
+from imgalign.refine.uncertainty import (
     BlurredNoise,
     Tiles,
     _evened,
@@ -20,6 +19,7 @@ from imgalign.uncertainty import (
     noise_information,
     tile_scores,
 )
+from imgalign.transforms import MODELS
 
 SIZE = (90, 110)
 

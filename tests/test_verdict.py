@@ -7,10 +7,10 @@ import torch
 from scenes import Blobs, about_centre, pair
 from scipy.ndimage import gaussian_filter
 
-from imgalign.ladder import Ladder
-from imgalign.levels import Levels
-from imgalign.search import Hypothesis
-from imgalign.verdict import Evidence, beside, collect, probability, reasons
+from imgalign.judge.verdict import Evidence, beside, collect, probability, reasons
+from imgalign.planes.levels import Levels
+from imgalign.refine.ladder import Ladder
+from imgalign.start.search import Hypothesis
 
 SIZE = (120, 144)
 SCENE, OTHER = (Blobs(seed, 144, count=300, sigma=(2, 6)) for seed in (41, 4321))

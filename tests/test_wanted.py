@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from imgalign.align import align
-from imgalign.descent import OPTIMIZERS as DESCENTS
 from imgalign.errors import OptionError
 from imgalign.losses import LOSSES as OF_IMAGES
+from imgalign.refine.descent import OPTIMIZERS as DESCENTS
 from imgalign.sampling import KERNELS
 from imgalign.transforms import MODELS as GROUPS
 from imgalign.wanted import LOSSES, MODELS, OPTIMIZERS, SAMPLERS, AlignOptions, Wanted, options_of

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from imgalign.errors import ShapeError
-from imgalign.weights import as_weights, shares
+from imgalign.planes.weights import as_weights, shares
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
 HALF = np.arange(12).reshape(2, 6) % 2

@@ -9,11 +9,11 @@ import pytest
 from conftest import render, shift
 from PIL import Image
 
-from imgalign import images
-from imgalign.laying import WriteOptions
-from imgalign.outputs import Job
+from imgalign.files import images
+from imgalign.files.outputs import Job
+from imgalign.jobs.laying import WriteOptions
+from imgalign.jobs.work import Bench, Found, Task
 from imgalign.wanted import AlignOptions
-from imgalign.work import Bench, Found, Task
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class ImgalignGroup(click.Group):
         """Find the command, or say which one may have been meant."""
         name = args[0]
         if name not in _HOMES and not name.startswith("-"):
-            from imgalign.paths import shown
+            from imgalign.files.paths import shown
 
             ctx.fail(f"no command {shown(name)!r}; {_suggestion(name)}")
         return super().resolve_command(ctx, args)
@@ -109,7 +109,7 @@ class ImgalignGroup(click.Group):
 
 def complain(message: str) -> None:
     """Write one line on stderr, whatever the message holds."""
-    from imgalign.paths import shown
+    from imgalign.files.paths import shown
 
     tell(f"Error: {shown(message)}\n")
 
@@ -139,7 +139,7 @@ def _usage_said() -> Iterator[None]:
 
 def lose_stdout(error: OSError) -> None:
     """Say that stdout takes no more, and write nothing more to it."""
-    from imgalign.paths import advice
+    from imgalign.files.paths import advice
 
     _drop(sys.stdout)
     complain(f"standard output: {advice(error)}")

@@ -10,8 +10,8 @@ from imgalign.cli import ERROR, OK, UNTRUSTED, options
 from imgalign.cli.run import run
 from imgalign.cli.talk import Talk
 from imgalign.errors import WriteError
-from imgalign.outputs import Job, check, check_folders, job_outputs, plan
-from imgalign.paths import shown
+from imgalign.files.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.files.paths import shown
 from imgalign.wanted import options_of
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
     if not alignment.trusted:
         talk.warn(f"{shown(params)}: the alignment is not to be trusted; imgalign info says why")
 
-    from imgalign.laying import WriteOptions
-    from imgalign.pairs import apply_file
-    from imgalign.reading import FileReader, to_read
+    from imgalign.files.reading import FileReader, to_read
+    from imgalign.jobs.laying import WriteOptions
+    from imgalign.jobs.pairs import apply_file
 
     writing = options_of(WriteOptions, given)
     reader = FileReader(to_read(jobs, overwrite=writing.overwrite), max_pixels=given["max_pixels"])
@@ -102,7 +102,7 @@ def apply(ctx: click.Context, /, params: Path, image: Sequence[str], **given: An
 
 def _written(alignment: "Alignment", given: dict[str, Any], talk: Talk) -> bool:
     """Write the transform where that was asked for, after the pictures: a name that is taken must not keep them."""
-    from imgalign import record
+    from imgalign.files import record
 
     if given["params_out"] == Path("-"):
         talk.answer(record.to_dict(alignment))

@@ -16,8 +16,8 @@ from imgalign.errors import OptionError
 from imgalign.wanted import AlignOptions, options_of
 
 if TYPE_CHECKING:
-    from imgalign.batch import Engine, Settings, Tally
-    from imgalign.manifest import FolderPairs, Manifest
+    from imgalign.jobs.batch import Engine, Settings, Tally
+    from imgalign.jobs.manifest import FolderPairs, Manifest
 
 _QUIET_S = 10.0  # between plain lines of progress
 _PATIENCE_S, _REMIND_S = 5.0, 60.0  # before it is said that nobody works, and between saying so again
@@ -51,7 +51,7 @@ Examples:
 @click.pass_context
 def batch(ctx: click.Context, /, pairs: str | None, **given: Any) -> None:
     """See `_HELP`."""
-    from imgalign.batch import run
+    from imgalign.jobs.batch import run
 
     if (given["engine"] == "dask") != (given["scheduler"] is not None):
         raise OptionError("--engine dask and --scheduler ADDRESS (such as tcp://head:8786) go together")
@@ -64,7 +64,7 @@ def batch(ctx: click.Context, /, pairs: str | None, **given: Any) -> None:
 
 
 def _entries(pairs: str | None, given: dict[str, Any]) -> "Manifest | FolderPairs":
-    from imgalign.manifest import FolderPairs, Manifest
+    from imgalign.jobs.manifest import FolderPairs, Manifest
 
     folders = [given["fixed_dir"], given["moving_dir"]]
     if pairs is not None and not any(folders):
@@ -75,9 +75,9 @@ def _entries(pairs: str | None, given: dict[str, Any]) -> "Manifest | FolderPair
 
 
 def _settings(given: dict[str, Any]) -> "Settings":
-    from imgalign.batch import Settings
-    from imgalign.laying import WriteOptions
-    from imgalign.layout import Layout
+    from imgalign.jobs.batch import Settings
+    from imgalign.jobs.laying import WriteOptions
+    from imgalign.jobs.layout import Layout
 
     return Settings(
         layout=Layout(
@@ -99,10 +99,10 @@ def _settings(given: dict[str, Any]) -> "Settings":
 
 def _engine(given: dict[str, Any]) -> "Engine":
     if given["engine"] == "dask":
-        from imgalign.dask_engine import DaskEngine
+        from imgalign.jobs.dask_engine import DaskEngine
 
         return DaskEngine(given["scheduler"], threads=given["threads"])
-    from imgalign.pool import LocalPool
+    from imgalign.jobs.pool import LocalPool
 
     return LocalPool(workers=given["workers"], threads=given["threads"])
 

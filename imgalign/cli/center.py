@@ -62,8 +62,8 @@ def center(ctx: click.Context, /, image: Sequence[str], **given: Any) -> None:
     """
     jobs = plan_jobs(None, image, given)
 
-    from imgalign.laying import WriteOptions
-    from imgalign.pairs import Centerer, CenterOptions
+    from imgalign.jobs.laying import WriteOptions
+    from imgalign.jobs.pairs import Centerer, CenterOptions
 
     centerer = Centerer(
         jobs,

@@ -10,8 +10,8 @@ from imgalign.cli import OK, options
 from imgalign.cli.run import run
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
-from imgalign.outputs import Job, check, check_folders, job_outputs, plan
-from imgalign.paths import shown
+from imgalign.files.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.files.paths import shown
 
 _SECTION = "The map"
 
@@ -109,11 +109,11 @@ def _plan(names: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
 
 
 def _write_map(job: Job, given: dict[str, Any], talk: Talk) -> int:
-    from imgalign import images
+    from imgalign.files import images
+    from imgalign.files.reading import measurable
     from imgalign.gradmap import as_picture, full_scale, gradmap, largest
-    from imgalign.laying import naming, numbers_like
-    from imgalign.outcome import check_writable
-    from imgalign.reading import measurable
+    from imgalign.jobs.laying import naming, numbers_like
+    from imgalign.jobs.outcome import check_writable
 
     assert job.image is not None
     check_writable(job, overwrite=given["overwrite"])

@@ -8,7 +8,7 @@ import click
 from imgalign.cli import ERROR, OK, UNTRUSTED, options
 from imgalign.cli.talk import Talk
 from imgalign.errors import ImgalignError
-from imgalign.paths import shown
+from imgalign.files.paths import shown
 
 
 @click.command(cls=options.SectionedCommand)
@@ -26,7 +26,8 @@ def info(ctx: click.Context, /, params: Sequence[Path], as_json: bool) -> None:
       imgalign info moving.params.json
       imgalign info --json *.params.json | jq -r 'select(.trusted) | .params'
     """
-    from imgalign import load, record
+    from imgalign import load
+    from imgalign.files import record
 
     talk = Talk()
     failed = doubted = False

@@ -11,7 +11,7 @@ from imgalign.cli.loading import loading, on_threads
 from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
-from imgalign.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.files.outputs import Job, check, check_folders, job_outputs, plan
 from imgalign.wanted import STARTS, AlignOptions, options_of
 
 _ABOUT = {
@@ -77,8 +77,8 @@ def plan_jobs(fixed: str | None, moving: Sequence[str], given: dict[str, Any]) -
 
 def align_jobs(model: str, jobs: Sequence[Job], given: dict[str, Any]) -> int:
     """Align and write every job, and return the exit status."""
-    from imgalign.laying import WriteOptions
-    from imgalign.pairs import Aligner
+    from imgalign.jobs.laying import WriteOptions
+    from imgalign.jobs.pairs import Aligner
 
     talk = Talk.of(given)
     answers = given["as_json"] or given["params"] == Path("-")

@@ -8,11 +8,11 @@ from imgalign.cli import ERROR, OK, UNTRUSTED
 from imgalign.cli.loading import loading
 from imgalign.cli.talk import Talk
 from imgalign.errors import DeviceError, ImgalignError, OptionError
-from imgalign.outputs import Job
-from imgalign.paths import shown
+from imgalign.files.outputs import Job
+from imgalign.files.paths import shown
 
 if TYPE_CHECKING:
-    from imgalign.outcome import Outcome
+    from imgalign.jobs.outcome import Outcome
 
 
 def run(jobs: Sequence[Job], work: Callable[[Job], int], talk: Talk, *, answers: bool = False) -> int:

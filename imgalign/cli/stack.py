@@ -11,8 +11,8 @@ from imgalign.cli.loading import on_threads
 from imgalign.cli.run import run_reporting
 from imgalign.cli.talk import Talk
 from imgalign.errors import OptionError
-from imgalign.outputs import Job, check, check_folders, job_outputs, plan
-from imgalign.paths import shown
+from imgalign.files.outputs import Job, check, check_folders, job_outputs, plan
+from imgalign.files.paths import shown
 from imgalign.wanted import AlignOptions, options_of
 
 _HELP = """Align a sequence of frames.
@@ -39,8 +39,8 @@ Examples:
 @click.pass_context
 def stack(ctx: click.Context, /, frames: Sequence[str], **given: Any) -> None:
     """See `_HELP`."""
-    from imgalign.laying import WriteOptions
-    from imgalign.stack import Stacker, StackFiles, frames_of, reference_of, with_further_pages
+    from imgalign.jobs.laying import WriteOptions
+    from imgalign.jobs.stack import Stacker, StackFiles, frames_of, reference_of, with_further_pages
 
     names = frames_of(frames)
     reference = reference_of(given["reference"], len(names))
@@ -80,8 +80,8 @@ def _plan(frames: Sequence[str], given: dict[str, Any]) -> tuple[Job, ...]:
 
 
 def _check_whole(paths: Sequence[Path], given: dict[str, Any]) -> None:
-    from imgalign.images import check_name
-    from imgalign.outputs import check_new
+    from imgalign.files.images import check_name
+    from imgalign.files.outputs import check_new
 
     for path in paths:
         check_name(path)

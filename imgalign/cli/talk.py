@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from imgalign.cli import complain, lose_stdout, tell
-from imgalign.paths import shown
+from imgalign.files.paths import shown
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from imgalign._types import Image, Weight
 from imgalign.errors import OptionError
-from imgalign.histograms import joint_histogram, regular_subset, weighted_quantile
 from imgalign.losses.overlap import ROUNDING, overlap_of
+from imgalign.numerics.histograms import joint_histogram, regular_subset, weighted_quantile
 
 
 def mi(fixed: Image, warped: Image, weight: Weight | None = None, *, bins: int = 32) -> Tensor:

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from imgalign._types import Image, Weight
 from imgalign.gradients import central_differences, magnitude
-from imgalign.histograms import regular_subset, weighted_quantile
 from imgalign.losses.overlap import ROUNDING, Overlap, noise_floor, overlap_of
+from imgalign.numerics.histograms import regular_subset, weighted_quantile
 
 # Geman-McClure's constant for 95 % efficiency on Gaussian noise (solved numerically from the two moments of psi) of
 # standard deviation 1; with the scale below, two thirds of that, it is 87 %.
