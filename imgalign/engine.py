@@ -34,7 +34,7 @@ _EXACT = 2.0  # pixels of the base level: keypoints know a place as well
 _LIKE = 0.01  # of the longer side: starts nearer to each other than this lead to one answer
 SAME = 0.3  # pixels of their level: answers nearer to each other are judged, or refined, to the same
 _SAME_NOISE, _SAME_CORRELATION = 0.1, 0.99  # of pictures that hardly differ
-_EXPLAINED = 0.9  # correlation of an answer that needs no search, of a picture that looks the same elsewhere
+_EXPLAINED = 0.9  # correlation of an answer that needs no search of a picture that looks the same elsewhere
 _CHANCE_LEAD = 0.1  # over another place of a lattice: some hundredths are chance, and
 _OF_LATTICE = 0.3  # of them counts
 MOVED = 2.0  # pixels of the base level: what has moved by less is drawn to what stands still
@@ -120,7 +120,11 @@ class Pair:
     def best(self, init: Any) -> Answer | None:
         """The most probable answer, from starts as dear as it takes."""
         best = self.found(init)
-        if not is_automatic(init) or (best is not None and best.probability >= self.wanted.trust):
+        if not is_automatic(init):
+            return best
+        if best is not None and best.polished.correlation < _SAME_CORRELATION:
+            best = self.by_curve(best)
+        if best is not None and best.probability >= self.wanted.trust:
             return best
         fine = self.finely(0.0 if best is None else verdict.promise(best.evidence))
         return max((a for a in (best, fine) if a is not None), key=lambda answer: answer.probability, default=None)
@@ -195,6 +199,16 @@ class Pair:
         if candidate is None or candidate.promise < min(promise, _PROMISING):
             return None
         return fine.foremost([fine.answer(candidate)], [])
+
+    def by_curve(self, answer: Answer) -> Answer:
+        """An answer, or what curves of grey values make of it where they contradict it (`Finish.by_curve`)."""
+        began = time.perf_counter()
+        polished = self.finish.by_curve(answer.polished)
+        self.spent("refine", began)
+        if polished is None:
+            return answer
+        place = Hypothesis(polished.moving_from_fixed, answer.score)
+        return self.known(polished, self.judge([place]), place.score) if self.is_wanted(place) else answer
 
     @cached_property
     def closer(self) -> "Pair":

@@ -22,6 +22,7 @@ from imgalign.numerics.sums import mean
 from imgalign.planes.appearance import fine_detail
 from imgalign.planes.levels import Masked
 from imgalign.planes.plane import Plane, even_reduction
+from imgalign.refine.correlation_ratio import climb
 from imgalign.refine.ladder import Ladder
 from imgalign.refine.polish import Polished, polish
 from imgalign.sampling import Reader
@@ -46,6 +47,8 @@ _HOPELESS = 4.0  # times what is known: where blurred detail promises no less, a
 _DETAIL_APART = 8.0  # of them from what was known before: error bars of features miss what pulls them
 _DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on, and
 _OFF = 0.05  # pixels of the base level that an answer may be off by whatever its error bar says, and
+_TOLD = 0.55  # share of a picture's variance that a curve of the other's grey values explains where it is to lead, and
+_TOLD_MORE = 0.3  # what it tells more there: of the places that it led to from right answers none had both
 _SIGMAS = 3.0  # of its error bar: so far outside a bound it may lie on it
 _STILL = 0.4  # of the error bar before stands still
 
@@ -195,6 +198,29 @@ class Finish:
         if not better and not back:
             return polished
         return self.as_seen(replace(best, converged=True))
+
+    def by_curve(self, polished: Polished) -> Polished | None:
+        """What curves of grey values make of an answer that they contradict; None if of none.
+
+        They do where they lead to a place at which one picture tells far more of the other. Two modalities may show
+        outlines side by side, which edges and correlations take for one.
+        """
+        start = at_level(polished.moving_from_fixed, self._base)
+        found = climb(self._ladder.levels, start, self.model)
+        if found is None or found.after.share < _TOLD:
+            return None
+        if found.after.information < found.before.information + _TOLD_MORE:
+            return None
+        other = replace(
+            polished,
+            moving_from_fixed=found.moving_from_fixed,
+            covariance=found.known.covariance,
+            misfit=found.known.misfit,
+            doubt_px=0.0,
+            converged=True,
+        )
+        other = in_full(other, self._base)
+        return self.as_seen(other.doubted()) if self.is_allowed(other) else None
 
     def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
         """What fine detail of the base level makes of the first place from which it stands out; None if of none."""

@@ -1,5 +1,6 @@
 """What is compared of one pair at the reductions asked for: each is made when first asked for, and kept."""
 
+import math
 from functools import cached_property
 from typing import TypeAlias
 
@@ -24,9 +25,14 @@ def on_one_grid(fixed: Masked, moving: Masked) -> bool:
 
 
 class Level:
-    """Two small pictures, one channel each, and their features; with edges of their own, or with given ones."""
+    """Two small pictures, one channel each, and their features; with edges of their own, or with given ones.
+
+    Attributes:
+        pictures: Grey values of both, with their masks.
+    """
 
     def __init__(self, fixed: Masked, moving: Masked, given: tuple[Image, Image] | None = None) -> None:
+        self.pictures = fixed, moving
         (f, of_fixed), (m, of_moving) = fixed, moving
         self._weights = of_fixed, of_moving
         # On so few pixels a second picture takes little longer than one alone.
@@ -83,6 +89,22 @@ class Levels:
     def shortest(self) -> int:
         """Pixels of the shortest side of both."""
         return min(min(image.shape[-2:]) for image, _ in self._pictures)
+
+    @property
+    def fixed_hw(self) -> tuple[int, int]:
+        """Rows and columns of the fixed picture."""
+        return self._pictures[0][0].shape[-2], self._pictures[0][0].shape[-1]
+
+    @staticmethod
+    def reductions(reduction: float, scale: float) -> tuple[float, float]:
+        """Of the fixed and of the moving picture, the finer of the two reduced to about the other's density.
+
+        Args:
+            reduction: Of the coarser one.
+            scale: Moving pixels per fixed pixel; half an octave more or less makes no other level.
+        """
+        nominal = 2 ** (round(2 * math.log2(scale)) / 2)
+        return reduction * max(1.0, 1 / nominal), reduction * max(1.0, nominal)
 
     def at(self, fixed_reduction: float, moving_reduction: float) -> Level:
         """Each picture reduced by a factor of its own."""

@@ -98,11 +98,11 @@ class Ladder:
     """
 
     def __init__(self, levels: Levels, reduction: int, pixels: int = SEARCH_PIXELS) -> None:
-        self._levels, self._reduction = levels, reduction
+        self.levels, self._reduction = levels, reduction
         coarsest = max(1.0, levels.longest / pixels)
         steps = [max(1.0, coarsest / 2**k) for k in range(_LEVELS)]
         self.reductions = list(dict.fromkeys(steps))
-        self._rungs: dict[tuple[float, int, float], Rung] = {}
+        self._rungs: dict[tuple[float, float, float], Rung] = {}
 
     @property
     def middle(self) -> float:
@@ -111,12 +111,10 @@ class Ladder:
 
     def rung(self, reduction: float, scale: float, blur_sigma: float = 0.0) -> Rung:
         """Feature pictures at a reduction of the given ones, the finer of the two reduced to the other's density."""
-        octave = round(2 * math.log2(scale))
-        key = (reduction, octave, blur_sigma)
+        r_fixed, r_moving = self.levels.reductions(reduction, scale)
+        key = (r_fixed, r_moving, blur_sigma)
         if key not in self._rungs:
-            nominal = 2 ** (octave / 2)
-            r_fixed, r_moving = reduction * max(1.0, 1 / nominal), reduction * max(1.0, nominal)
-            (ff, wf), (fm, wm) = self._levels.at(r_fixed, r_moving).features
+            (ff, wf), (fm, wm) = self.levels.at(r_fixed, r_moving).features
             if blur_sigma > 0:
                 ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
             gx, gy = central_differences(ff)
