@@ -42,6 +42,7 @@ _ANSWERS = 3  # of which each lies periods of texture from the one before
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
 _WORSE = 2.0  # times the least residual: a place with more is not the right one
+_SOME_PARTS = 0.1  # of the structure: right answers have 0.18 at least
 _SURE = 0.97  # a cheap start with this probability needs no search
 
 
@@ -122,8 +123,9 @@ class Pair:
         best = self.found(init)
         if not is_automatic(init):
             return best
-        if best is not None and best.polished.correlation < _SAME_CORRELATION:
-            best = self.by_curve(best)
+        led = None if best is None else self.by_curve(best)
+        if led is not None:
+            return led
         if best is not None and best.probability >= self.wanted.trust:
             return best
         fine = self.finely(0.0 if best is None else verdict.promise(best.evidence))
@@ -200,15 +202,23 @@ class Pair:
             return None
         return fine.foremost([fine.answer(candidate)], [])
 
-    def by_curve(self, answer: Answer) -> Answer:
-        """An answer, or what curves of grey values make of it where they contradict it (`Finish.by_curve`)."""
+    def by_curve(self, answer: Answer) -> Answer | None:
+        """What curves of grey values make of an answer that they contradict (`Finish.by_curve`); None if of none.
+
+        However much more a curve explains there, where next to no part agrees it explains something else.
+        """
+        if answer.polished.correlation > _SAME_CORRELATION:
+            return None
         began = time.perf_counter()
         polished = self.finish.by_curve(answer.polished)
         self.spent("refine", began)
         if polished is None:
-            return answer
+            return None
         place = Hypothesis(polished.moving_from_fixed, answer.score)
-        return self.known(polished, self.judge([place]), place.score) if self.is_wanted(place) else answer
+        evidence = self.judge([place])
+        if evidence.parts < _SOME_PARTS or not self.is_wanted(place):
+            return None
+        return self.known(polished, evidence, place.score)
 
     @cached_property
     def closer(self) -> "Pair":
