@@ -42,7 +42,8 @@ _ANSWERS = 3  # of which each lies periods of texture from the one before
 _PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
 _RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
 _WORSE = 2.0  # times the least residual: a place with more is not the right one
-_SOME_PARTS = 0.1  # of the structure: right answers have 0.18 at least
+_MOST_PARTS = 0.75  # of the structure: where outlines were taken for one another no more than 0.7 of it agreed
+_SOME_PARTS = 0.1  # of it: right answers have 0.18 at least
 _SURE = 0.97  # a cheap start with this probability needs no search
 
 
@@ -207,7 +208,7 @@ class Pair:
 
         However much more a curve explains there, where next to no part agrees it explains something else.
         """
-        if answer.polished.correlation > _SAME_CORRELATION:
+        if answer.evidence.parts > _MOST_PARTS:
             return None
         began = time.perf_counter()
         polished = self.finish.by_curve(answer.polished)
