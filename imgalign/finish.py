@@ -47,8 +47,6 @@ _HOPELESS = 4.0  # times what is known: where blurred detail promises no less, a
 _DETAIL_APART = 8.0  # of them from what was known before: error bars of features miss what pulls them
 _DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on, and
 _OFF = 0.05  # pixels of the base level that an answer may be off by whatever its error bar says, and
-_TOLD = 0.55  # share of a picture's variance that a curve of the other's grey values explains where it is to lead, and
-_TOLD_MORE = 0.3  # what it tells more there: of the places that it led to from right answers none had both
 _SIGMAS = 3.0  # of its error bar: so far outside a bound it may lie on it
 _STILL = 0.4  # of the error bar before stands still
 
@@ -200,16 +198,13 @@ class Finish:
         return self.as_seen(replace(best, converged=True))
 
     def by_curve(self, polished: Polished) -> Polished | None:
-        """What curves of grey values make of an answer that they contradict; None if of none.
+        """What curves of grey values make of an answer that they contradict; None if they do not.
 
-        They do where they lead to a place at which one picture tells far more of the other. Two modalities may show
-        outlines side by side, which edges and correlations take for one.
+        Two modalities may show outlines side by side, which edges and correlations take for one.
         """
         start = at_level(polished.moving_from_fixed, self._base)
         found = climb(self._ladder.levels, start, self.model)
-        if found is None or found.after.share < _TOLD:
-            return None
-        if found.after.information < found.before.information + _TOLD_MORE:
+        if found is None:
             return None
         other = replace(
             polished,

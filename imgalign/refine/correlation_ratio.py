@@ -38,6 +38,8 @@ _COARSEST = (16, 24, 48)  # pixels of the longer side of the level to begin with
 _JUDGED = 192  # of the level on which places are told apart; on the way there each has twice as many as the last
 _SCALES = (0.8, 0.86, 0.92, 1.09, 1.16, 1.25)  # at which an outline may lie on one beside it
 _CURVED = 0.25  # nats that a curve tells beyond a line, from where on it is followed
+_TOLD = 0.55  # share of a variance that a curve explains where it is to lead, and
+_TOLD_MORE = 0.3  # what it tells more there
 _FINEST = 384  # of the level on which what is found is refined
 _ROUNDS, _STEPS = 6, 5  # at most, on each level: curves, and steps under each
 _CUTOFF = 6.0  # robust standard deviations: what has two tones in one picture for one in the other is no outlier
@@ -154,9 +156,10 @@ def explained(fixed: Masked, moving: Masked, matrix: Matrix3) -> Explained | Non
 
 
 def climb(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed | None:
-    """Follow curves of grey values from a transform, from coarse levels to fine ones; None if they lead nowhere.
+    """Follow curves of grey values from a transform to a place where one picture tells far more of the other.
 
-    Nor are they followed where a straight line tells about as much: of one modality least squares know more.
+    None if they lead to none such. Nor are they followed where a straight line tells about as much: of one modality
+    least squares know more.
 
     Args:
         levels: Of the two pictures.
@@ -176,6 +179,8 @@ def climb(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed |
     if not told:
         return None
     best, after = max(told, key=lambda t: t[1].information)
+    if after.share < _TOLD or after.information < before.information + _TOLD_MORE:
+        return None
     return pair.settled(best, before, after)
 
 
