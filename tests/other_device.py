@@ -72,8 +72,11 @@ class FarTensor(Tensor):
             raise RuntimeError(f"{func}: a {tuple(here[0].shape)} tensor of the CPU among tensors on {place}")
         out = _AT_ONCE.get(func, func)(*near_args, **near_kwargs)
         if func._schema.is_mutable:
+            given = {**dict(zip((a.name for a in func._schema.arguments), args, strict=False)), **(kwargs or {})}
             written = [
-                x for x, a in zip(args, func._schema.arguments, strict=False) if a.alias_info and a.alias_info.is_write
+                given[a.name]
+                for a in func._schema.arguments
+                if a.alias_info and a.alias_info.is_write and a.name in given
             ]
             assert len(written) == 1, f"{func} writes to more than one tensor"
             return written[0]

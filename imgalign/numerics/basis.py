@@ -5,6 +5,7 @@ centre. So a sum over pixels of gradient times displacement is the polynomial's 
 gradient image, which are two small matrix products.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,13 +18,14 @@ from imgalign._types import Floats
 from imgalign.coords import centre_normalisation
 from imgalign.transforms import Model
 
+_SLAB_VALUES = 1 << 17  # of one product: all of a slab's are 7 MiB
 
-class _Powers(NamedTuple):
+
+class Powers(NamedTuple):
     """Powers of the coordinates in the dtype and on the device of a picture."""
 
     x: Tensor  # (w, 2d + 1)
-    y: Tensor  # (blocks, 2d + 1, side), by blocks of rows
-    y_left: Tensor  # (2d + 1, rows, 1), of the rows that are left
+    y: Tensor  # (2d + 1, h)
 
 
 @dataclass(frozen=True)
@@ -40,33 +42,35 @@ class Basis:
     products: Floats
     powers_x: Floats
     powers_y: Floats
-    _on: dict[tuple[torch.dtype, torch.device], _Powers] = field(default_factory=dict, init=False, repr=False)
+    _on: dict[tuple[torch.dtype, torch.device], Powers] = field(default_factory=dict, init=False, repr=False)
 
-    def _powers(self, like: Tensor) -> _Powers:
+    def powers(self, like: Tensor) -> Powers:
+        """Powers of the coordinates as a picture has its values, kept."""
         key = like.dtype, like.device
         if key not in self._on:
             # First the dtype: not every device has float64.
             x, y = (torch.as_tensor(p).to(like.dtype).to(like.device) for p in (self.powers_x, self.powers_y))
-            side = _block_side(len(y))
-            whole = len(y) // side * side
-            self._on[key] = _Powers(x, y[:whole].unflatten(0, (-1, side)).mT.contiguous(), y[whole:].T[..., None])
+            self._on[key] = Powers(x, y.T.contiguous())
         return self._on[key]
 
-    def moments(self, images: Tensor, order: int, scale: Tensor | None = None) -> Tensor:
-        """`(B, C, h, w)` images to `(B, C, i, j)` sums of image * y^i * x^j, to `order` times the fields' degree.
+    def slabs(self, row_values: int) -> Iterator[slice]:
+        """The picture's rows in parts whose products stay in the cache until they are summed.
 
-        With a `scale` `(B, C, 1, 1)` the channels are summed by it: `(B, i, j)`. In the dtype of the images.
+        Args:
+            row_values: How many values a row of pixels has, over a batch and its channels.
         """
-        terms = order * (self.p.shape[-1] - 1) + 1
-        powers = self._powers(images)
-        blocks, _, side = powers.y.shape
-        # Rows first: a narrow matrix from the left runs along memory, from the right it is five times as slow. And by
-        # blocks of rows: one long product is split among threads, and its rounding depends on how many there are.
-        sums = (powers.y[:, :terms] @ images[..., : blocks * side, :].unflatten(-2, (blocks, side))).sum(-3)
-        if powers.y_left.numel():
-            sums = sums + (powers.y_left[:terms] * images[..., None, blocks * side :, :]).sum(-2)
-        sums = sums @ powers.x[:, :terms]
-        return sums if scale is None else (sums * scale).sum(1)
+        starts = range(0, len(self.powers_y), max(1, _SLAB_VALUES // row_values))
+        return (slice(start, start + starts.step) for start in starts)
+
+    def moments(self, images: Tensor, rows: slice) -> Tensor:
+        """Those rows of `(..., h, w)` images to `(..., i, j)` sums of image * y^i * x^j, to twice the fields' degree.
+
+        In the dtype of the images. Of a dozen images or more: what is split among threads then is images. A product
+        that is split itself has a rounding that depends on how many threads there are.
+        """
+        x, y = self.powers(images)
+        # Rows first: a narrow matrix from the left runs along memory, from the right it is five times as slow.
+        return y[:, rows] @ images @ x
 
 
 @lru_cache(maxsize=64)
@@ -101,11 +105,6 @@ def _displacement(field: np.ndarray, degree: int) -> np.ndarray:
         out[axis, i, j + 1] -= field[2, 0]
         out[axis, i + 1, j] -= field[2, 1]
     return out[:, : degree + 1, : degree + 1]
-
-
-def _block_side(rows: int) -> int:
-    """Rows of a block, 8 to 20: so many that none are left, if there is such a number."""
-    return next((side for side in range(min(20, rows), 7, -1) if rows % side == 0), min(16, rows))
 
 
 @lru_cache(maxsize=16)

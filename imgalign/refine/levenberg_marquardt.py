@@ -11,6 +11,7 @@ images, two small matrix products each, and the (pixels x parameters) Jacobian i
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgalign._types import Floats, Matrices
+from imgalign._types import Floats, Image, Matrices
 from imgalign.numerics.basis import Basis, basis_of
 from imgalign.numerics.devices import gathered
 from imgalign.numerics.problem import Problem
@@ -234,11 +235,13 @@ def evaluate(problem: Problem, matrices: Matrices, model: Model, cutoff: float, 
         scale: `(B,)` residual scale for the robust weights and the loss; estimated here where it is None. The
             returned state carries the scale of its own residuals, and its loss and weights by the given one.
     """
-    pixels, overlap, correlation, own_scale, yielding, misfit, *sums = _looked(problem, matrices, model, cutoff, scale)
+    pixels, overlap, correlation, own_scale, yielding, misfit, moments, gain = _looked(
+        problem, matrices, model, cutoff, scale
+    )
     loss = misfit / np.maximum(pixels, 1e-9)
     used = np.maximum(own_scale if scale is None else scale, problem.rounding)
     unrelated = unrelated_loss(used, cutoff, problem.fixed.shape[1])
-    normal, slope = _normal_equations(basis_of(model, problem.size_hw), sums)
+    normal, slope = _normal_equations(basis_of(model, problem.size_hw), moments, gain)
     return State(
         matrices=matrices,
         final=matrices.copy(),
@@ -259,7 +262,8 @@ def _looked(problem: Problem, matrices: Matrices, model: Model, cutoff: float, s
     """What the pictures say of a batch, arguments as of `evaluate`.
 
     Returns:
-        `(B,)` pixels of the overlap, its share, correlation, scale, yielding and misfit; then what `_sums` gives.
+        `(B,)` pixels of the overlap, its share, correlation, scale, yielding and misfit; what `_moments` gives; and the
+        gain of gradients.
     """
     moving, valid = problem.read(matrices)
     pixels = plane_sums(valid)[:, 0]
@@ -271,59 +275,68 @@ def _looked(problem: Problem, matrices: Matrices, model: Model, cutoff: float, s
     used = own_scale if scale is None else torch.from_numpy(scale).to(own_scale.dtype).to(own_scale.device)
     used = used if problem.rounding == 0 else used.clamp_min(problem.rounding)
     weight, misfit = robust(problem, residual, valid, used, cutoff)
-    sums = _sums(problem, model, weight, residual, torch.lerp(moving_n, fixed_n, problem.share), gain)
+    moments = _moments(problem, model, weight, residual, torch.lerp(moving_n, fixed_n, problem.share))
     # All that is small comes from the pictures' device together.
-    return gathered(pixels, overlap, correlation, own_scale, some.yielding(used, cutoff), misfit, *sums)
+    return gathered(pixels, overlap, correlation, own_scale, some.yielding(used, cutoff), misfit, moments, gain)
 
 
-def _sums(
-    problem: Problem, model: Model, weight: Tensor, residual: Tensor, mean_picture: Tensor, gain: Tensor
-) -> list[Tensor]:
-    """All sums over pixels that the normal equations are made of, on the pictures' device.
-
-    Returns:
-        `(B, i, j)` moments of the products of gradients, xx, xy and yy; `(B, 3, C, i, j)` moments of the gradients
-        along x, then along y, times residual, one and mean picture; `(B, 3, C)` sums of weight, of weight times the
-        mean picture and times its square; `(B, 2, C)` sums of weight times residual, and times mean picture.
-    """
+def _moments(problem: Problem, model: Model, weight: Tensor, residual: Tensor, mean_picture: Tensor) -> Tensor:
+    """All sums over pixels that the normal equations are made of: `(B, 14, C, i, j)` moments of `_products`."""
     basis = basis_of(model, problem.size_hw)
-    gx, gy = problem.gradient_x, problem.gradient_y
-    wx, wy = weight * (gx * gain), weight * (gy * gain)
-    # Each product is summed as soon as it is made: it is still in the cache then.
-    xx = basis.moments(wx * gx, 2, gain)
-    xy = basis.moments(wx * gy, 2, gain)
-    yy = basis.moments(wy * gy, 2, gain)
-    along_x, along_y = (
-        torch.stack([basis.moments(x, 1) for x in (g * residual, g, g * mean_picture)], 1) for g in (wx, wy)
+    pictures = problem.gradient_x, problem.gradient_y, weight, residual, mean_picture
+    batch, channels, _, width = weight.shape
+    slabs = (
+        basis.moments(_products(*(x[..., rows, :] for x in pictures)), rows)
+        for rows in basis.slabs(batch * channels * width)
     )
-    wt, wr = weight * mean_picture, weight * residual
-    plain = torch.stack([plane_sums(x) for x in (weight, wt, wt * mean_picture)], 1)
-    return [xx, xy, yy, along_x, along_y, plain, torch.stack([plane_sums(wr), plane_sums(wt * residual)], 1)]
+    return reduce(torch.add, slabs)
 
 
-def _normal_equations(basis: Basis, sums: list[Floats]) -> tuple[Floats, Floats]:
+def _products(gx: Image, gy: Image, weight: Tensor, residual: Tensor, mean_picture: Tensor) -> Tensor:
+    """Weighted products of gradients, residual r and mean picture m, `(B, 14, C, h, w)`.
+
+    They are gx gx, gx gy and gy gy; gx and gy, then these times r, then times m; and 1, m, m m, r and m r.
+    """
+    gx, gy, w, r, m = (x[:, None] for x in (gx, gy, weight, residual, mean_picture))
+    made = w.new_empty((len(w), 14, *w.shape[2:]))
+    along = made[:, 3:5]
+    torch.mul(w, gx, out=along[:, :1])
+    torch.mul(w, gy, out=along[:, 1:])
+    torch.mul(along, gx, out=made[:, :2])
+    torch.mul(along[:, 1:], gy, out=made[:, 2:3])
+    torch.mul(along, r, out=made[:, 5:7])
+    torch.mul(along, m, out=made[:, 7:9])
+    made[:, 9:10] = w
+    wm = torch.mul(w, m, out=made[:, 10:11])
+    torch.mul(wm, m, out=made[:, 11:12])
+    torch.mul(w, r, out=made[:, 12:13])
+    torch.mul(wm, r, out=made[:, 13:])
+    return made
+
+
+def _normal_equations(basis: Basis, moments: Floats, gain: Floats) -> tuple[Floats, Floats]:
     """Normal matrix and slope over the model's parameters, then each channel's bias, then each channel's gain.
 
     Args:
         basis: Displacement fields of the model.
-        sums: What `_sums` gives.
+        moments: What `_moments` gives.
+        gain: `(B, C, 1, 1)` what gradients are multiplied by.
     """
-    xx, xy, yy, along_x, along_y, plain, slope_nuisance = sums
-    channels, count = plain.shape[2], len(basis.p)
+    rows, channels, count = len(moments), moments.shape[2], len(basis.p)
     size = count + 2 * channels
-    normal = np.zeros((len(plain), size, size))
+    normal = np.zeros((rows, size, size))
+    gain = gain[:, None]
+    squares = (gain**2 * moments[:, :3]).sum(2)
     products = basis.products.reshape(count * count, -1)
-    moments = np.stack([xx, xy, yy], 1).reshape(len(plain), -1)
-    normal[:, :count, :count] = (moments @ products.T).reshape(-1, count, count)
-    # Of each row, kind of sum, channel and parameter.
-    lines_x, lines_y = (
-        along.reshape(*along.shape[:3], -1) @ fields.reshape(count, -1).T
-        for along, fields in ((along_x, basis.p), (along_y, basis.q))
-    )
-    lines = lines_x + lines_y
-    cross = lines[:, 1:].reshape(len(plain), 2 * channels, count)  # bias of each channel, gain of each channel
+    normal[:, :count, :count] = (squares.reshape(rows, -1) @ products.T).reshape(-1, count, count)
+    # Of each row, of 1, residual and mean picture, of x and y, of each channel: times the fields, of each parameter.
+    terms = basis.p.shape[-1]
+    along = (gain * moments[:, 3:9, :, :terms, :terms]).reshape(rows, 3, 2, channels, -1)
+    lines = along[:, :, 0] @ basis.p.reshape(count, -1).T + along[:, :, 1] @ basis.q.reshape(count, -1).T
+    cross = lines[:, ::2].reshape(rows, 2 * channels, count)  # bias of each channel, gain of each channel
     normal[:, count:, :count], normal[:, :count, count:] = cross, cross.transpose(0, 2, 1)
+    plain = moments[:, 9:, :, 0, 0]
     c, d = np.arange(count, count + channels), np.arange(count + channels, size)
     normal[:, c, c], normal[:, d, d] = plain[:, 0], plain[:, 2]
     normal[:, c, d] = normal[:, d, c] = plain[:, 1]
-    return normal, np.concatenate([lines[:, 0].sum(1), slope_nuisance.reshape(len(plain), -1)], 1)
+    return normal, np.concatenate([lines[:, 1].sum(1), plain[:, 3:].reshape(rows, -1)], 1)

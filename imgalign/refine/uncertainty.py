@@ -273,7 +273,9 @@ def noise_information(problem: Problem, valid: Weight, model: Model, variance: f
         variance: Of the noise in the gradient along either axis, of pictures at unit contrast.
     """
     basis = basis_of(model, problem.size_hw)
-    (moments,) = gathered(basis.moments(valid, 2)[0, 0])
+    # Row by row: a product of one picture alone is split among threads, and its rounding depends on how many there are.
+    along_x = gathered(*((valid[0, 0] * x).sum(-1) for x in basis.powers(valid).x.T))
+    moments = basis.powers_y.T @ np.stack(along_x, 1)
     return np.asarray(variance * np.tensordot(basis.products[:, :, 0] + basis.products[:, :, 2], moments, 2))
 
 
