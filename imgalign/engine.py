@@ -44,6 +44,7 @@ _RIVAL = 0.9  # of the best score: places from there on are told apart in full d
 _WORSE = 2.0  # times the least residual: a place with more is not the right one
 _MOST_PARTS = 0.75  # of the structure: where outlines were taken for one another no more than 0.7 of it agreed
 _SOME_PARTS = 0.1  # of it: right answers have 0.18 at least
+_AS_LIKE, _FEWER_PARTS = 0.9, 0.15  # of correlation and parts: edges tell no more of two places nearer than that
 _SURE = 0.97  # a cheap start with this probability needs no search
 
 
@@ -127,10 +128,10 @@ class Pair:
         led = None if best is None else self.by_curve(best)
         if led is not None:
             return led
-        if best is not None and best.probability >= self.wanted.trust:
-            return best
-        fine = self.finely(0.0 if best is None else verdict.promise(best.evidence))
-        return max((a for a in (best, fine) if a is not None), key=lambda answer: answer.probability, default=None)
+        if best is None or best.probability < self.wanted.trust:
+            fine = self.finely(0.0 if best is None else verdict.promise(best.evidence))
+            best = max((a for a in (best, fine) if a is not None), key=lambda answer: answer.probability, default=None)
+        return None if best is None else self.by_trend(best)
 
     def found(self, init: Any) -> Answer | None:
         """The same by the levels of this pair alone."""
@@ -220,6 +221,21 @@ class Pair:
         if evidence.parts < _SOME_PARTS or not self.is_wanted(place):
             return None
         return self.known(polished, evidence, place.score)
+
+    def by_trend(self, answer: Answer) -> Answer:
+        """An answer, or what the trend of grey values makes of it (`Finish.by_trend`), if edges fit about as well."""
+        was = answer.evidence
+        if was.parts > _MOST_PARTS:
+            return answer
+        began = time.perf_counter()
+        polished = self.finish.by_trend(answer.polished)
+        self.spent("refine", began)
+        if polished is None:
+            return answer
+        place = Hypothesis(polished.moving_from_fixed, answer.score)
+        evidence = replace(self.judge([place]), margin=was.margin, rival_px=was.rival_px)
+        as_well = evidence.likeness > _AS_LIKE * was.likeness and evidence.parts > was.parts - _FEWER_PARTS
+        return self.known(polished, evidence, place.score) if as_well and self.is_wanted(place) else answer
 
     @cached_property
     def closer(self) -> "Pair":

@@ -22,9 +22,10 @@ from imgalign.numerics.sums import mean
 from imgalign.planes.appearance import fine_detail
 from imgalign.planes.levels import Masked
 from imgalign.planes.plane import Plane, even_reduction
-from imgalign.refine.correlation_ratio import climb
+from imgalign.refine.correlation_ratio import climb, follow
 from imgalign.refine.ladder import Ladder
 from imgalign.refine.polish import Polished, polish
+from imgalign.refine.uncertainty import Known
 from imgalign.sampling import Reader
 from imgalign.start.search import Hypothesis, Slack, allowed
 from imgalign.transforms import Model, corner_distance, get_model, local_scale
@@ -48,6 +49,9 @@ _DETAIL_APART = 8.0  # of them from what was known before: error bars of feature
 _DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on, and
 _OFF = 0.05  # pixels of the base level that an answer may be off by whatever its error bar says, and
 _SIGMAS = 3.0  # of its error bar: so far outside a bound it may lie on it
+_UNCERTAIN = 0.4  # pixels of the base level: answers that are known less are led by the trend of grey values, where
+_STRAIGHT = 0.6  # of what a curve explains a line explains as well: what falls and rises again may be anything
+_KEPT = 0.8  # of the overlap
 _STILL = 0.4  # of the error bar before stands still
 
 
@@ -150,14 +154,7 @@ class Finish:
         """
         known = self._sigma(polished)
         found = self._ladder.finest(best.moving_from_fixed, polished.moving_from_fixed, self.model, self.size_hw)
-        other = replace(
-            polished,
-            moving_from_fixed=found.moving_from_fixed,
-            covariance=found.known.covariance,
-            misfit=found.known.misfit,
-            doubt_px=found.doubt_px,
-            converged=True,
-        )
+        other = told(polished, found.moving_from_fixed, found.known, found.doubt_px)
         if not self.is_allowed(other):
             return polished
         theirs = self._sigma(other)
@@ -206,16 +203,28 @@ class Finish:
         found = climb(self._ladder.levels, start, self.model)
         if found is None:
             return None
-        other = replace(
-            polished,
-            moving_from_fixed=found.moving_from_fixed,
-            covariance=found.known.covariance,
-            misfit=found.known.misfit,
-            doubt_px=0.0,
-            converged=True,
-        )
-        other = in_full(other, self._base)
+        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base)
         return self.as_seen(other.doubted()) if self.is_allowed(other) else None
+
+    def by_trend(self, polished: Polished) -> Polished | None:
+        """What the trend of grey values makes of an answer of which little is known; None if that knows no more.
+
+        Two channels may share neither outlines nor much of their tone: nuclei lie within membranes, dark where these
+        are bright. A light that changes over the picture would take along what is left of that, and edges lie beside
+        each other.
+        """
+        known = self._sigma(polished)
+        if known < _UNCERTAIN * self._base:
+            return None
+        found = follow(self._ladder.levels, at_level(polished.moving_from_fixed, self._base), self.model)
+        if found is None or found.after.straight < _STRAIGHT * found.after.share:
+            return None
+        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base).doubted()
+        theirs, kept = self._sigma(other), found.after.overlap > _KEPT * found.before.overlap
+        if not kept or not 0 < _CLEARLY * theirs < known or not self.is_allowed(other):
+            return None
+        # That error bar is made of what tones leave, and does not know what pulls them.
+        return self.as_seen(replace(other, covariance=(1 + (known / theirs) ** 2) * other.covariance))
 
     def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
         """What fine detail of the base level makes of the first place from which it stands out; None if of none."""
@@ -328,6 +337,18 @@ class Finish:
 
     def _sigma(self, polished: Polished) -> float:
         return corner_sigma(polished, self.model, self.size_hw)
+
+
+def told(polished: Polished, moving_from_fixed: Matrix3, known: Known, doubt_px: float = 0.0) -> Polished:
+    """A polished place, moved to where something else than grey values knows it to be."""
+    return replace(
+        polished,
+        moving_from_fixed=moving_from_fixed,
+        covariance=known.covariance,
+        misfit=known.misfit,
+        doubt_px=doubt_px,
+        converged=True,
+    )
 
 
 def in_full(polished: Polished, reduction: int) -> Polished:

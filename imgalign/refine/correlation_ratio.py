@@ -184,6 +184,21 @@ def climb(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed |
     return pair.settled(best, before, after)
 
 
+def follow(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed | None:
+    """Follow curves of grey values from a transform that is about right, wherever they lead; None if nowhere.
+
+    Args:
+        levels: Of the two pictures.
+        moving_from_fixed: Where to start.
+        model: Which steps are allowed.
+    """
+    pair = _Scaled(levels, model)
+    before = pair.explained(moving_from_fixed, _JUDGED)
+    end = None if before is None else pair.descended(moving_from_fixed, _COARSEST[-1])
+    after = None if end is None else pair.explained(end, _JUDGED)
+    return None if before is None or end is None or after is None else pair.settled(end, before, after)
+
+
 class _Round(NamedTuple):
     """What came of curves and descents on one level."""
 
