@@ -39,11 +39,12 @@ _CHANCE_LEAD = 0.1  # over another place of a lattice: some hundredths are chanc
 _OF_LATTICE = 0.3  # of them counts
 MOVED = 2.0  # pixels of the base level: what has moved by less is drawn to what stands still
 _ANSWERS = 3  # of which each lies periods of texture from the one before
-_PROMISING = 0.3  # a candidate of less promise is polished only when there is no other
+_PROMISING = 0.3  # a candidate of less promise is polished only when there is no other, an answer of less is led on
 _RIVAL = 0.9  # of the best score: places from there on are told apart in full detail
 _WORSE = 2.0  # times the least residual: a place with more is not the right one
 _MOST_PARTS = 0.75  # of the structure: where outlines were taken for one another no more than 0.7 of it agreed
 _SOME_PARTS = 0.1  # of it: right answers have 0.18 at least
+_SPEAKING = 0.2  # of the structure: outlines of which no more agrees speak for no answer
 _AS_LIKE, _FEWER_PARTS = 0.9, 0.15  # of correlation and parts: edges tell no more of two places nearer than that
 _SURE = 0.97  # a cheap start with this probability needs no search
 
@@ -131,7 +132,7 @@ class Pair:
         if best is None or best.probability < self.wanted.trust:
             fine = self.finely(0.0 if best is None else verdict.promise(best.evidence))
             best = max((a for a in (best, fine) if a is not None), key=lambda answer: answer.probability, default=None)
-        return None if best is None else self.by_trend(best)
+        return None if best is None else self.by_tone(best)
 
     def found(self, init: Any) -> Answer | None:
         """The same by the levels of this pair alone."""
@@ -222,19 +223,22 @@ class Pair:
             return None
         return self.known(polished, evidence, place.score)
 
-    def by_trend(self, answer: Answer) -> Answer:
-        """An answer, or what the trend of grey values makes of it (`Finish.by_trend`), if edges fit about as well."""
+    def by_tone(self, answer: Answer) -> Answer:
+        """An answer, or what curves of grey values make of it where edges tell little (`Finish`)."""
         was = answer.evidence
         if was.parts > _MOST_PARTS:
             return answer
         began = time.perf_counter()
-        polished = self.finish.by_trend(answer.polished)
+        nothing_speaks = was.parts < _SPEAKING and answer.probability < _PROMISING
+        polished = self.finish.by_tone(answer.polished) if nothing_speaks else None
+        as_like, fewer_parts = (0.0, 1.0) if polished is not None else (_AS_LIKE, _FEWER_PARTS)
+        polished = polished or self.finish.by_trend(answer.polished)
         self.spent("refine", began)
         if polished is None:
             return answer
         place = Hypothesis(polished.moving_from_fixed, answer.score)
         evidence = replace(self.judge([place]), margin=was.margin, rival_px=was.rival_px)
-        as_well = evidence.likeness > _AS_LIKE * was.likeness and evidence.parts > was.parts - _FEWER_PARTS
+        as_well = evidence.likeness >= as_like * was.likeness and evidence.parts >= was.parts - fewer_parts
         return self.known(polished, evidence, place.score) if as_well and self.is_wanted(place) else answer
 
     @cached_property

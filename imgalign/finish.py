@@ -22,7 +22,7 @@ from imgalign.numerics.sums import mean
 from imgalign.planes.appearance import fine_detail
 from imgalign.planes.levels import Masked
 from imgalign.planes.plane import Plane, even_reduction
-from imgalign.refine.correlation_ratio import climb, follow
+from imgalign.refine.correlation_ratio import Climbed, climb, follow
 from imgalign.refine.ladder import Ladder
 from imgalign.refine.polish import Polished, polish
 from imgalign.refine.uncertainty import Known
@@ -51,6 +51,8 @@ _OFF = 0.05  # pixels of the base level that an answer may be off by whatever it
 _SIGMAS = 3.0  # of its error bar: so far outside a bound it may lie on it
 _UNCERTAIN = 0.4  # pixels of the base level: answers that are known less are led by the trend of grey values, where
 _STRAIGHT = 0.6  # of what a curve explains a line explains as well: what falls and rises again may be anything
+_TELLS_MORE = 0.02  # nats a pixel that curves tell beyond an answer to lead on from it where edges tell nothing, and
+_PULLED = 0.25  # of how far they lead is how far they may be wrong
 _KEPT = 0.8  # of the overlap
 _STILL = 0.4  # of the error bar before stands still
 
@@ -203,8 +205,21 @@ class Finish:
         found = climb(self._ladder.levels, start, self.model)
         if found is None:
             return None
-        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base)
-        return self.as_seen(other.doubted()) if self.is_allowed(other) else None
+        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base).doubted()
+        return self.as_seen(other) if self.is_allowed(other) else None
+
+    def by_tone(self, polished: Polished) -> Polished | None:
+        """What curves of grey values make of an answer that next to no outline speaks for, if they tell clearly more.
+
+        A cell is a ring in one channel, and a nucleus somewhere within it in the other.
+        """
+        found = follow(self._ladder.levels, at_level(polished.moving_from_fixed, self._base), self.model)
+        if found is None or found.gained < _TELLS_MORE:
+            return None
+        other = self._followed(polished, found)
+        if other is None:
+            return None
+        return self._as_sure_as(other, _PULLED * self.apart(other, polished))
 
     def by_trend(self, polished: Polished) -> Polished | None:
         """What the trend of grey values makes of an answer of which little is known; None if that knows no more.
@@ -219,12 +234,21 @@ class Finish:
         found = follow(self._ladder.levels, at_level(polished.moving_from_fixed, self._base), self.model)
         if found is None or found.after.straight < _STRAIGHT * found.after.share:
             return None
-        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base).doubted()
-        theirs, kept = self._sigma(other), found.after.overlap > _KEPT * found.before.overlap
-        if not kept or not 0 < _CLEARLY * theirs < known or not self.is_allowed(other):
+        other = self._followed(polished, found)
+        if other is None or _CLEARLY * self._sigma(other) > known:
             return None
-        # That error bar is made of what tones leave, and does not know what pulls them.
-        return self.as_seen(replace(other, covariance=(1 + (known / theirs) ** 2) * other.covariance))
+        return self._as_sure_as(other, known)
+
+    def _followed(self, polished: Polished, found: Climbed) -> Polished | None:
+        """A polished place, moved to where curves have led; None if the pictures slid apart, or out of the bounds."""
+        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base).doubted()
+        kept = found.after.overlap > _KEPT * found.before.overlap
+        return other if kept and self.is_allowed(other) else None
+
+    def _as_sure_as(self, followed: Polished, doubt_px: float) -> Polished:
+        """What came of curves, with a doubt: their error bar is made of what they leave, and misses what pulls them."""
+        more = (doubt_px / max(self._sigma(followed), 1e-9)) ** 2
+        return self.as_seen(replace(followed, covariance=(1 + more) * followed.covariance))
 
     def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
         """What fine detail of the base level makes of the first place from which it stands out; None if of none."""

@@ -104,6 +104,12 @@ class Climbed(NamedTuple):
     before: Explained
     after: Explained
 
+    @property
+    def gained(self) -> float:
+        """What the pictures tell of each other that they did not before: of all, and over the overlap."""
+        over_overlap = math.log(max(1 - self.before.share, 1e-9) / max(1 - self.after.share, 1e-9))
+        return min(self.after.information - self.before.information, over_overlap)
+
 
 def fitted(values: Floats, wanted: Floats) -> tuple[Curve, float] | None:
     """The curve that takes values to what is wanted, `(N,)` each, and the share of its variance that it explains.
