@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from imgalign.coords import level_from_full
+from imgalign.curves import Curves
 from imgalign.finish import Finish, corner_sigma
 from imgalign.judge import agreement, verdict
 from imgalign.planes.levels import Levels
@@ -110,6 +111,7 @@ class Pair:
         self.ladder = Ladder(self.levels, self.base, max(coarsest, across))
         self.finer = Ladder(self.levels, self.base).middle / self.ladder.middle  # than the usual ladder
         self.finish = Finish(fixed, moving, wanted, self.ladder, self.base, between)
+        self.curves = Curves(self.finish, self.levels)
         self.near = _LIKE * max(self.size_hw)
         self.outdone: list[Hypothesis] = []
         self.unmoved = unmoved
@@ -126,13 +128,13 @@ class Pair:
         best = self.found(init)
         if not is_automatic(init):
             return best
-        led = None if best is None else self.by_curve(best)
+        led = None if best is None else self.contradicted(best)
         if led is not None:
             return led
         if best is None or best.probability < self.wanted.trust:
             fine = self.finely(0.0 if best is None else verdict.promise(best.evidence))
             best = max((a for a in (best, fine) if a is not None), key=lambda answer: answer.probability, default=None)
-        return None if best is None else self.by_tone(best)
+        return None if best is None else self.led_on(best)
 
     def found(self, init: Any) -> Answer | None:
         """The same by the levels of this pair alone."""
@@ -205,41 +207,40 @@ class Pair:
             return None
         return fine.foremost([fine.answer(candidate)], [])
 
-    def by_curve(self, answer: Answer) -> Answer | None:
-        """What curves of grey values make of an answer that they contradict (`Finish.by_curve`); None if of none.
+    def contradicted(self, answer: Answer) -> Answer | None:
+        """What curves of grey values make of an answer that they contradict (`Curves.contradict`); None if of none.
 
         However much more a curve explains there, where next to no part agrees it explains something else.
         """
         if answer.evidence.parts > _MOST_PARTS:
             return None
         began = time.perf_counter()
-        polished = self.finish.by_curve(answer.polished)
+        polished = self.curves.contradict(answer.polished)
         self.spent("refine", began)
-        if polished is None:
-            return None
-        place = Hypothesis(polished.moving_from_fixed, answer.score)
-        evidence = self.judge([place])
-        if evidence.parts < _SOME_PARTS or not self.is_wanted(place):
-            return None
-        return self.known(polished, evidence, place.score)
+        led = None if polished is None else self.judged(polished, answer.score)
+        return None if led is None or led.evidence.parts < _SOME_PARTS or not self.is_wanted(led.place) else led
 
-    def by_tone(self, answer: Answer) -> Answer:
-        """An answer, or what curves of grey values make of it where edges tell little (`Finish`)."""
+    def led_on(self, answer: Answer) -> Answer:
+        """An answer, or what curves of grey values make of it where edges tell little (`Curves`)."""
         was = answer.evidence
         if was.parts > _MOST_PARTS:
             return answer
         began = time.perf_counter()
         nothing_speaks = was.parts < _SPEAKING and answer.probability < _PROMISING
-        polished = self.finish.by_tone(answer.polished) if nothing_speaks else None
+        polished = self.curves.tell_more(answer.polished) if nothing_speaks else None
         as_like, fewer_parts = (0.0, 1.0) if polished is not None else (_AS_LIKE, _FEWER_PARTS)
-        polished = polished or self.finish.by_trend(answer.polished)
+        polished = polished or self.curves.trend(answer.polished)
         self.spent("refine", began)
         if polished is None:
             return answer
-        place = Hypothesis(polished.moving_from_fixed, answer.score)
-        evidence = replace(self.judge([place]), margin=was.margin, rival_px=was.rival_px)
-        as_well = evidence.likeness >= as_like * was.likeness and evidence.parts >= was.parts - fewer_parts
-        return self.known(polished, evidence, place.score) if as_well and self.is_wanted(place) else answer
+        led = self.judged(polished, answer.score, margin=was.margin, rival_px=was.rival_px)
+        as_well = led.evidence.likeness >= as_like * was.likeness and led.evidence.parts >= was.parts - fewer_parts
+        return led if as_well and self.is_wanted(led.place) else answer
+
+    def judged(self, polished: Polished, score: float, **known: float) -> Answer:
+        """An answer that did not come from the ladder; of its evidence some may be `known`."""
+        evidence = self.judge([Hypothesis(polished.moving_from_fixed, score)])
+        return self.known(polished, replace(evidence, **known), score)
 
     @cached_property
     def closer(self) -> "Pair":

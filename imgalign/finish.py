@@ -22,7 +22,6 @@ from imgalign.numerics.sums import mean
 from imgalign.planes.appearance import fine_detail
 from imgalign.planes.levels import Masked
 from imgalign.planes.plane import Plane, even_reduction
-from imgalign.refine.correlation_ratio import Climbed, climb, follow
 from imgalign.refine.ladder import Ladder
 from imgalign.refine.polish import Polished, polish
 from imgalign.refine.uncertainty import Known
@@ -49,11 +48,6 @@ _DETAIL_APART = 8.0  # of them from what was known before: error bars of feature
 _DETAIL_NOISE = 4.0  # times the shared contrast: where residuals are more, error bars are not to be relied on, and
 _OFF = 0.05  # pixels of the base level that an answer may be off by whatever its error bar says, and
 _SIGMAS = 3.0  # of its error bar: so far outside a bound it may lie on it
-_UNCERTAIN = 0.4  # pixels of the base level: answers that are known less are led by the trend of grey values, where
-_STRAIGHT = 0.6  # of what a curve explains a line explains as well: what falls and rises again may be anything
-_TELLS_MORE = 0.02  # nats a pixel that curves tell beyond an answer to lead on from it where edges tell nothing, and
-_PULLED = 0.25  # of how far they lead is how far they may be wrong
-_KEPT = 0.8  # of the overlap
 _STILL = 0.4  # of the error bar before stands still
 
 
@@ -73,7 +67,7 @@ class Finish:
         self, fixed: Plane, moving: Plane, wanted: Wanted, ladder: Ladder, base: int, between: Callable[[], None]
     ) -> None:
         self._fixed, self._moving, self._wanted, self._between = fixed, moving, wanted, between
-        self._ladder, self._base = ladder, base
+        self._ladder, self.base = ladder, base
         self.model = get_model(wanted.model)
         self.size_hw = fixed.size_hw
 
@@ -94,10 +88,10 @@ class Finish:
             so_far: What came of the same start with a smaller `far`.
         """
         done = so_far if so_far is not None and so_far.sharp else self._based(moving_from_fixed, far)
-        if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self._base:
+        if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self.base:
             return done
-        reduction, finest = self._base, self.finest
-        while precise and reduction > finest and self._wanted.precision < self._sigma(done) < _RESOLVED * reduction:
+        reduction, finest = self.base, self.finest
+        while precise and reduction > finest and self._wanted.precision < self.sigma(done) < _RESOLVED * reduction:
             reduction = max(finest, even_reduction(reduction / 2) if reduction > 2 else 1)
             done = self._polish_at(done.moving_from_fixed, reduction)
         return done
@@ -108,9 +102,9 @@ class Finish:
         for coarse in self._on_the_way():
             done = self._polish_at(place, coarse, rounds=1)
             place = done.moving_from_fixed
-            if corner_distance(moving_from_fixed, place, self.size_hw) > far * self._base:
+            if corner_distance(moving_from_fixed, place, self.size_hw) > far * self.base:
                 return done
-        return self._polish_at(place, self._base, far=far)
+        return self._polish_at(place, self.base, far=far)
 
     @property
     def finest(self) -> int:
@@ -120,7 +114,7 @@ class Finish:
 
     def glance(self, moving_from_fixed: Matrix3) -> Polished:
         """What blurred pictures of the base level make of a place: enough to tell how well it fits."""
-        return self._polish_at(moving_from_fixed, self._base, rounds=1)
+        return self._polish_at(moving_from_fixed, self.base, rounds=1)
 
     def best_known(self, place: Hypothesis, polished: Polished) -> Polished:
         """A polished place, or what edges or fine detail make of it where they know better, doubts in its error bar.
@@ -134,7 +128,7 @@ class Finish:
 
     def is_known(self, place: Hypothesis, polished: Polished) -> bool:
         """Whether grey values know all there is to know: their error is small, or they differ by noise alone."""
-        if self._beside(place, polished) and self._sigma(polished) < _KNOWN * self._base:
+        if self._beside(place, polished) and self.sigma(polished) < _KNOWN * self.base:
             return True
         plain, white = self._differing(polished.moving_from_fixed)
         return min(polished.noise, plain) < _WHITE * white
@@ -146,7 +140,7 @@ class Finish:
     @property
     def _last(self) -> float:
         """Full-size pixels per pixel of the ladder's last level."""
-        return self._base * self._ladder.reductions[-1]
+        return self.base * self._ladder.reductions[-1]
 
     def by_features(self, best: Hypothesis, polished: Polished) -> Polished:
         """A polished place, or what its feature pictures make of it where they know better.
@@ -154,12 +148,12 @@ class Finish:
         They do where they promise clearly less of an error and do not waver from detail to detail by more than that,
         and where not both promises can be true.
         """
-        known = self._sigma(polished)
+        known = self.sigma(polished)
         found = self._ladder.finest(best.moving_from_fixed, polished.moving_from_fixed, self.model, self.size_hw)
         other = told(polished, found.moving_from_fixed, found.known, found.doubt_px)
         if not self.is_allowed(other):
             return polished
-        theirs = self._sigma(other)
+        theirs = self.sigma(other)
         contradiction = self.apart(other, polished) / (_CONTRADICT * math.hypot(known, theirs, 1e-9))
         # The farther apart, the less the features have to fit better where they lead.
         contradicted = contradiction > 1 and found.better * contradiction**2 > _FITS_BETTER
@@ -176,18 +170,18 @@ class Finish:
         is shared is told by how much less of it agrees some pixels away. Grey values that contradict each other may
         have led astray from a place beside the right one, and be sure of it.
         """
-        known = self._sigma(polished.doubted())
+        known = self.sigma(polished.doubted())
         astray = not self._beside(place, polished)
-        if known < _KNOWN * self._base and not astray:
+        if known < _KNOWN * self.base and not astray:
             return polished
         scale = local_scale(polished.moving_from_fixed, self.size_hw)
-        (f, wf), (m, wm) = self._fixed.at(self._base), self._moving.at(self._base)
+        (f, wf), (m, wm) = self._fixed.at(self.base), self._moving.at(self.base)
         pictures = (fine_detail(f, wf, max(1.0, 1 / scale)), wf), (fine_detail(m, wm, max(1.0, scale)), wm)
         starts = [polished.moving_from_fixed, *([place.moving_from_fixed] if astray else [])]
         best = self._most_distinct(starts, pictures, known)
         if best is None or not self.is_allowed(best):
             return polished
-        theirs, moved = self._sigma(best), self.apart(best, polished)
+        theirs, moved = self.sigma(best), self.apart(best, polished)
         both = math.hypot(known, theirs, 1e-9)
         better = _CLEARLY * theirs < known and moved < _DETAIL_APART * both
         # What detail blur and another tone leave is shared, but may lie beside.
@@ -196,81 +190,27 @@ class Finish:
             return polished
         return self.as_seen(replace(best, converged=True))
 
-    def by_curve(self, polished: Polished) -> Polished | None:
-        """What curves of grey values make of an answer that they contradict; None if they do not.
-
-        Two modalities may show outlines side by side, which edges and correlations take for one.
-        """
-        start = at_level(polished.moving_from_fixed, self._base)
-        found = climb(self._ladder.levels, start, self.model)
-        if found is None:
-            return None
-        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base).doubted()
-        return self.as_seen(other) if self.is_allowed(other) else None
-
-    def by_tone(self, polished: Polished) -> Polished | None:
-        """What curves of grey values make of an answer that next to no outline speaks for, if they tell clearly more.
-
-        A cell is a ring in one channel, and a nucleus somewhere within it in the other.
-        """
-        found = follow(self._ladder.levels, at_level(polished.moving_from_fixed, self._base), self.model)
-        if found is None or found.gained < _TELLS_MORE:
-            return None
-        other = self._followed(polished, found)
-        if other is None:
-            return None
-        return self._as_sure_as(other, _PULLED * self.apart(other, polished))
-
-    def by_trend(self, polished: Polished) -> Polished | None:
-        """What the trend of grey values makes of an answer of which little is known; None if that knows no more.
-
-        Two channels may share neither outlines nor much of their tone: nuclei lie within membranes, dark where these
-        are bright. A light that changes over the picture would take along what is left of that, and edges lie beside
-        each other.
-        """
-        known = self._sigma(polished)
-        if known < _UNCERTAIN * self._base:
-            return None
-        found = follow(self._ladder.levels, at_level(polished.moving_from_fixed, self._base), self.model)
-        if found is None or found.after.straight < _STRAIGHT * found.after.share:
-            return None
-        other = self._followed(polished, found)
-        if other is None or _CLEARLY * self._sigma(other) > known:
-            return None
-        return self._as_sure_as(other, known)
-
-    def _followed(self, polished: Polished, found: Climbed) -> Polished | None:
-        """A polished place, moved to where curves have led; None if the pictures slid apart, or out of the bounds."""
-        other = in_full(told(polished, found.moving_from_fixed, found.known), self._base).doubted()
-        kept = found.after.overlap > _KEPT * found.before.overlap
-        return other if kept and self.is_allowed(other) else None
-
-    def _as_sure_as(self, followed: Polished, doubt_px: float) -> Polished:
-        """What came of curves, with a doubt: their error bar is made of what they leave, and misses what pulls them."""
-        more = (doubt_px / max(self._sigma(followed), 1e-9)) ** 2
-        return self.as_seen(replace(followed, covariance=(1 + more) * followed.covariance))
-
     def _most_distinct(self, starts: list[Matrix3], pictures: tuple[Masked, Masked], known: float) -> Polished | None:
         """What fine detail of the base level makes of the first place from which it stands out; None if of none."""
 
         def worth(blurred: Polished) -> bool:
-            if blurred.white_sigma_px * self._base > _HOPELESS * known:
+            if blurred.white_sigma_px * self.base > _HOPELESS * known:
                 return False
             return distinctness(*pictures, blurred.moving_from_fixed) >= _NEARLY * _DISTINCT
 
-        hints = [distinctness(*pictures, at_level(start, self._base), within=_WITHIN) for start in starts]
+        hints = [distinctness(*pictures, at_level(start, self.base), within=_WITHIN) for start in starts]
         for hint, start in sorted(zip(hints, starts, strict=True), key=lambda pair: -pair[0]):
             if hint < _HINT:
                 return None
-            found = self._polished(pictures, start, self._base, worth=worth)
-            if distinctness(*pictures, at_level(found.moving_from_fixed, self._base)) >= _DISTINCT:
+            found = self._polished(pictures, start, self.base, worth=worth)
+            if distinctness(*pictures, at_level(found.moving_from_fixed, self.base)) >= _DISTINCT:
                 doubt_px = max(found.doubt_px, _STILL * known) if found.noise > _DETAIL_NOISE else found.doubt_px
                 return replace(found, doubt_px=doubt_px).doubted()
         return None
 
     def as_seen(self, answer: Polished) -> Polished:
         """An answer from something else, with what grey values say where it lies."""
-        seen = self._polish_at(answer.moving_from_fixed, self._base, rounds=1, iterations=0)
+        seen = self._polish_at(answer.moving_from_fixed, self.base, rounds=1, iterations=0)
         return replace(answer, correlation=seen.correlation, overlap=seen.overlap, noise=seen.noise, loss=seen.loss)
 
     def is_allowed(self, polished: Polished) -> bool:
@@ -283,7 +223,7 @@ class Finish:
         matrix, size_hw = polished.moving_from_fixed, self.size_hw
         right = right_px(size_hw)
         # Rounding and sampling err by some hundredths at most; what is off by more than counts as right is no answer.
-        least, most = (Slack.of(px, 0.5 * math.hypot(*size_hw)) for px in (_OFF * self._base, right))
+        least, most = (Slack.of(px, 0.5 * math.hypot(*size_hw)) for px in (_OFF * self.base, right))
         known = corner_covariance(polished, self.model, size_hw)
         sigma = plain_sigma(matrix, size_hw, known, self.model.name)
         scale = sigma.get("scale", 0.5 * math.hypot(sigma.get("scale_x", 0.0), sigma.get("scale_y", 0.0)))
@@ -299,7 +239,7 @@ class Finish:
     def _on_the_way(self) -> list[int]:
         """Reductions between the ladder's last level and the base, halving: each brings the next within its basin."""
         coarsest = min(0.75 * self._last, min(*self.size_hw, *self._moving.size_hw) / _ACROSS)
-        return [self._base * k for k in (8, 4, 2) if self._base * k < coarsest]
+        return [self.base * k for k in (8, 4, 2) if self.base * k < coarsest]
 
     def _polish_at(
         self,
@@ -351,15 +291,16 @@ class Finish:
         Both are robust standard deviations. The contrast is that of what both show: what is masked, or lies beyond the
         border of the other, may be brighter than all of it.
         """
-        (fixed, weight), (moving, seen) = self._fixed.at(self._base), self._moving.at(self._base)
+        (fixed, weight), (moving, seen) = self._fixed.at(self.base), self._moving.at(self.base)
         problem = Problem(fixed, *central_differences(fixed), weight, Reader.of(moving, seen))
-        under, both = problem.read(at_level(moving_from_fixed, self._base)[None])
+        under, both = problem.read(at_level(moving_from_fixed, self.base)[None])
         shown = (mean((x - mean(x, both)).square_(), both).clamp_min(1e-20) for x in (fixed, under))
         white = sum(noise_variance(x) / contrast for x, contrast in zip((fixed, moving), shown, strict=True))
         fixed, under, *_ = normalised(fixed, under, both)
         return float(sampled(problem, under - fixed, both).scale()), math.sqrt(float(white))
 
-    def _sigma(self, polished: Polished) -> float:
+    def sigma(self, polished: Polished) -> float:
+        """Predicted error of its corners, px, without doubt and misfit that are not in its covariance yet."""
         return corner_sigma(polished, self.model, self.size_hw)
 
 

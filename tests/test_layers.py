@@ -20,6 +20,7 @@ LAYERS = (
     ("refine",),
     ("judge",),
     ("finish",),
+    ("curves",),
     ("engine",),
     ("behind", "descended"),
     ("align", "center", "stn", "gradmap"),
