@@ -20,16 +20,16 @@ def level_from_full(reduction: float) -> Matrix3:
     return np.array([[1 / reduction, 0, offset], [0, 1 / reduction, offset], [0, 0, 1.0]])
 
 
-def at_level(moving_from_fixed: Matrix3, reduction: float) -> Matrix3:
-    """A matrix of two full-size pictures, for both of them reduced by `reduction`."""
-    level = level_from_full(reduction)
-    return np.asarray(level @ moving_from_fixed @ np.linalg.inv(level))
+def at_level(moving_from_fixed: Matrix3, reduction: float, moving_reduction: float | None = None) -> Matrix3:
+    """A matrix of two full-size pictures, for both of them reduced by `reduction`, or the moving one by its own."""
+    moving_level = level_from_full(reduction if moving_reduction is None else moving_reduction)
+    return np.asarray(moving_level @ moving_from_fixed @ np.linalg.inv(level_from_full(reduction)))
 
 
-def at_full_size(level_matrix: Matrix3, reduction: float) -> Matrix3:
+def at_full_size(level_matrix: Matrix3, reduction: float, moving_reduction: float | None = None) -> Matrix3:
     """And back."""
-    level = level_from_full(reduction)
-    return np.asarray(np.linalg.inv(level) @ level_matrix @ level)
+    moving_level = level_from_full(reduction if moving_reduction is None else moving_reduction)
+    return np.asarray(np.linalg.inv(moving_level) @ level_matrix @ level_from_full(reduction))
 
 
 def lattice(step: int) -> Matrix3:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from imgalign.coords import level_from_full
+from imgalign.coords import at_level
 from imgalign.curves import Curves
 from imgalign.finish import Finish, corner_sigma
 from imgalign.judge import agreement, verdict
@@ -409,7 +409,7 @@ class Pair:
         r_fixed, r_moving = (self.base * max(1, round(k)) for k in (1 / scale, scale))
         if min(min(self.fixed.size_hw) // r_fixed, min(self.moving.size_hw) // r_moving) < ACROSS:
             return 1.0  # no room for patches
-        there = level_from_full(r_moving) @ matrix @ np.linalg.inv(level_from_full(r_fixed))
+        there = at_level(matrix, r_fixed, r_moving)
         share = agreement.fine_agreement(self.fixed.at(r_fixed), self.moving.at(r_moving), there)
         self.spent("verdict", began)
         return share

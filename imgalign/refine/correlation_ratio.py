@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from imgalign._types import Floats, Image, Matrix3
-from imgalign.coords import level_from_full
+from imgalign.coords import at_full_size, at_level
+from imgalign.decompose import scaled
 from imgalign.gradients import central_differences
 from imgalign.numerics.devices import gathered
 from imgalign.numerics.problem import Problem
@@ -223,8 +224,8 @@ class _Scaled:
 
     def explained(self, matrix: Matrix3, side: int) -> Explained | None:
         """Both where a transform stands, with so many pixels on the longer side."""
-        fixed_level, moving_level, pictures = self._level(matrix, side)
-        return explained(*pictures, moving_level @ matrix @ np.linalg.inv(fixed_level))
+        reductions = self._reductions(matrix, side)
+        return explained(*self._levels.at(*reductions).pictures, at_level(matrix, *reductions))
 
     def rescaled(self, matrix: Matrix3, side: int) -> Matrix3:
         """The same at another scale, at which the pictures tell most of each other."""
@@ -249,22 +250,16 @@ class _Scaled:
         if found is None:
             return None
         known = covariance(found.problem, found.state, self._model, _CUTOFF, _TILE, None)
-        # Parameters move corners in pixels of the level.
-        square = found.pixel**2
-        known = known._replace(covariance=square * known.covariance, white=square * known.white)
-        return Climbed(found.moving_from_fixed, known, before, after)
+        return Climbed(found.moving_from_fixed, known.scaled(found.pixel), before, after)
 
-    def _level(self, matrix: Matrix3, side: int) -> tuple[Matrix3, Matrix3, tuple[Masked, Masked]]:
-        """Level from given pixels of either picture, and the pictures."""
-        r_fixed, r_moving = self._levels.reductions(
-            max(1.0, self._levels.longest / side), local_scale(matrix, self._size_hw)
-        )
-        return level_from_full(r_fixed), level_from_full(r_moving), self._levels.at(r_fixed, r_moving).pictures
+    def _reductions(self, matrix: Matrix3, side: int) -> tuple[float, float]:
+        """Of either picture, at a level of so many pixels on the longer side."""
+        return self._levels.reductions(max(1.0, self._levels.longest / side), local_scale(matrix, self._size_hw))
 
     def _round(self, matrix: Matrix3, side: int) -> _Round | None:
         """Curves and descents in turn on one level, until nothing moves."""
-        fixed_level, moving_level, pictures = self._level(matrix, side)
-        level = moving_level @ matrix @ np.linalg.inv(fixed_level)
+        reductions = self._reductions(matrix, side)
+        pictures, level = self._levels.at(*reductions).pictures, at_level(matrix, *reductions)
         for _ in range(_ROUNDS):
             alike = explained(*pictures, level)
             if alike is None:
@@ -276,7 +271,7 @@ class _Scaled:
             before, level = level, state.final[0]
             if corner_distance(before, level, problem.size_hw) < _SETTLED:
                 break
-        full = np.linalg.inv(moving_level) @ level @ fixed_level
+        full = at_full_size(level, *reductions)
         if not np.isfinite(full).all() or not 1 / MOST_SCALE < local_scale(full, self._size_hw) < MOST_SCALE:
             return None
-        return _Round(full / full[2, 2], problem, state, 1 / fixed_level[0, 0])
+        return _Round(scaled(full), problem, state, reductions[0])

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgalign._types import Floats, Matrices, Matrix3
-from imgalign.coords import level_from_full
+from imgalign.coords import at_full_size, at_level
+from imgalign.decompose import scaled
 from imgalign.gradients import central_differences
 from imgalign.numerics.problem import Problem
 from imgalign.numerics.sums import total
@@ -40,17 +41,15 @@ class Rung:
     """Feature pictures on one level, for hypotheses of about one scale."""
 
     problem: Problem
-    fixed_level: Matrix3  # level from full-size pixels, of the fixed picture
-    moving_level: Matrix3
+    reductions: tuple[float, float]  # full-size pixels per pixel of the fixed and of the moving picture
 
     def to_level(self, moving_from_fixed: Matrix3) -> Matrix3:
         """A full-size matrix in pixels of this level."""
-        return self.moving_level @ moving_from_fixed @ np.linalg.inv(self.fixed_level)
+        return at_level(moving_from_fixed, *self.reductions)
 
     def to_full(self, level_matrix: Matrix3) -> Matrix3:
         """And back."""
-        full = np.linalg.inv(self.moving_level) @ level_matrix @ self.fixed_level
-        return np.asarray(full / full[2, 2])
+        return scaled(at_full_size(level_matrix, *self.reductions))
 
 
 class Settled(NamedTuple):
@@ -67,9 +66,7 @@ class Settled(NamedTuple):
     def known(self, model: Model) -> Known:
         """How well the parameters of `Model.generators` of the fixed size are known."""
         known = covariance(self.rung.problem, self.state, model, CUTOFF, _TILE, None)
-        # Parameters move corners in pixels of the level.
-        pixel = 1 / self.rung.fixed_level[0, 0] ** 2
-        return known._replace(covariance=pixel * known.covariance, white=pixel * known.white)
+        return known.scaled(self.rung.reductions[0])
 
 
 class Finest(NamedTuple):
@@ -118,11 +115,9 @@ class Ladder:
             if blur_sigma > 0:
                 ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
             gx, gy = central_differences(ff)
-            own = level_from_full(self._reduction)
             self._rungs[key] = Rung(
                 Problem(ff, gx, gy, wf, Reader.of(fm, wm), oriented=True),
-                level_from_full(r_fixed) @ own,
-                level_from_full(r_moving) @ own,
+                (r_fixed * self._reduction, r_moving * self._reduction),
             )
         return self._rungs[key]
 

@@ -208,18 +208,17 @@ class _Descent:
         h, w = (step * n for n in problem.size_hw)
         # Under a changing gain residuals are alike over as far as it varies.
         tile = _TILE if problem.gain is None or h * w < _MANY_TILES * _LIT_TILE**2 else _LIT_TILE
-        known = covariance(problem, state, self._model, self._cutoff, tile // step, noise)
+        known = covariance(problem, state, self._model, self._cutoff, tile // step, noise).scaled(step)
         return Polished(
             moving_from_fixed=self.matrix[0],
-            # Parameters move corners in pixels of the problem.
-            covariance=known.covariance * step**2,
+            covariance=known.covariance,
             correlation=float(state.correlation[0]),
             overlap=float(state.overlap[0]),
             noise=float(state.scale[0]),
             loss=float(state.loss[0]),
             converged=bool(state.converged[0]),
             history=tuple(self._history),
-            white_sigma_px=step * rough_corner_sigma(known.white),
+            white_sigma_px=rough_corner_sigma(known.white),
             misfit=known.misfit,
         )
 

@@ -113,6 +113,10 @@ class Known(NamedTuple):
     white: Floats
     misfit: float
 
+    def scaled(self, pixel: float) -> "Known":
+        """The same of parameters that move corners in units of which such a pixel has so many."""
+        return self._replace(covariance=pixel**2 * self.covariance, white=pixel**2 * self.white)
+
 
 def _misfit(tiles: "Tiles", strength: float, bread: Floats) -> float:
     """How many times the variance is that of errors that are alike over no more than a tile; at least once.

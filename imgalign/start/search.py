@@ -18,7 +18,7 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from imgalign._types import Image, Matrix3, Weight
-from imgalign.coords import level_from_full
+from imgalign.coords import at_full_size
 from imgalign.decompose import decompose
 from imgalign.numerics.neighbours import largest
 from imgalign.numerics.sums import total
@@ -121,8 +121,7 @@ def search(levels: Levels, span: Range, *, peaks: int = 1, contrast: bool = Fals
         fixed, moving = level.features if contrast else level.edges
         for mirror in (False, True)[: 1 + span.mirror]:
             part = _correlate(fixed, moving, span.rotations_deg, mirror, peaks, contrast)
-            fixed_level, moving_full = level_from_full(of_fixed), np.linalg.inv(level_from_full(of_moving))
-            found += [Hypothesis(moving_full @ h.moving_from_fixed @ fixed_level, h.score) for h in part]
+            found += [Hypothesis(at_full_size(h.moving_from_fixed, of_fixed, of_moving), h.score) for h in part]
     return sorted(found, key=lambda h: -h.score)
 
 
