@@ -42,7 +42,7 @@ class Curves:
         if found is None:
             return None
         other = self._moved(polished, found)
-        return self._finish.as_seen(other) if self._finish.is_allowed(other) else None
+        return None if other is None else self._finish.as_seen(other)
 
     def tell_more(self, polished: Polished) -> Polished | None:
         """An answer that next to no outline speaks for, led to where curves tell clearly more.
@@ -53,7 +53,7 @@ class Curves:
         if found is None or found.gained < _TELLS_MORE:
             return None
         other = self._moved(polished, found)
-        return self._doubted(other, _PULLED * self._finish.apart(other, polished))
+        return None if other is None else self._doubted(other, _PULLED * self._finish.apart(other, polished))
 
     def trend(self, polished: Polished) -> Polished | None:
         """An answer of which little is known, led by what is nearly a line, and knows more.
@@ -66,19 +66,23 @@ class Curves:
         if found is None or found.after.straight < _STRAIGHT * found.after.share:
             return None
         other = self._moved(polished, found)
-        return self._doubted(other, known) if _CLEARLY * self._finish.sigma(other) <= known else None
+        if other is None or _CLEARLY * self._finish.sigma(other) > known:
+            return None
+        return self._doubted(other, known)
 
     def _followed(self, polished: Polished) -> Climbed | None:
         """Where curves lead from an answer, if the pictures do not slide apart."""
         found = follow(self._levels, at_level(polished.moving_from_fixed, self._finish.base), self._finish.model)
         return None if found is None or found.after.overlap <= _KEPT * found.before.overlap else found
 
-    def _moved(self, polished: Polished, found: Climbed) -> Polished:
-        return in_full(told(polished, found.moving_from_fixed, found.known), self._finish.base).doubted()
+    def _moved(self, polished: Polished, found: Climbed) -> Polished | None:
+        """An answer, moved to where curves have led; None if that is out of bounds, or known to no picture's width."""
+        other = in_full(told(polished, found.moving_from_fixed, found.known), self._finish.base).doubted()
+        known = 0 < self._finish.sigma(other) < max(self._finish.size_hw)  # of nothing but rounding it may be nothing
+        return other if known and self._finish.is_allowed(other) else None
 
-    def _doubted(self, other: Polished, doubt_px: float) -> Polished | None:
-        """What came of curves, if it is allowed: their error bar, made of what they leave, misses what pulls them."""
-        if not self._finish.is_allowed(other):
-            return None
-        more = (doubt_px / max(self._finish.sigma(other), 1e-9)) ** 2
+    def _doubted(self, other: Polished, doubt_px: float) -> Polished:
+        """What came of curves, with a doubt: their error bar, made of what they leave, misses what pulls them."""
+        # Corners beyond a horizon are infinitely far apart.
+        more = (min(max(self._finish.size_hw), doubt_px) / self._finish.sigma(other)) ** 2
         return self._finish.as_seen(replace(other, covariance=(1 + more) * other.covariance))

@@ -1,5 +1,6 @@
 """What curves of grey values make of answers that edges do not settle."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,20 @@ def test_a_trend_does_not_lead_apart(monkeypatch):
     assert led_from_beside(cells(5), Wanted(model="similarity"), CELLS_TRUTH, 2.0)[1] is None
 
 
+@pytest.mark.parametrize("by", ["contradict", "tell_more"])
+@pytest.mark.parametrize("pixel", [1e9, 0.0])
+def test_what_no_curve_knows_is_not_led(by, pixel, monkeypatch):
+    """Edges in one direction only, or a curve that is nearly level: the place may be anywhere."""
+
+    def unknown(*where):
+        found = follow(*where)
+        return found._replace(known=found.known.scaled(pixel))
+
+    monkeypatch.setattr("imgalign.curves.follow", unknown)
+    monkeypatch.setattr("imgalign.curves.climb", unknown)
+    assert led_from_beside(rings(5), Wanted(model="translate"), RINGS_TRUTH, 0.1, 9.0, by=by)[1] is None
+
+
 def test_a_tone_that_turns_back_is_no_trend():
     assert led_from_beside(heads(1), Wanted(model="similarity"), TRUTH, 2.0)[1] is None
 
@@ -122,6 +137,12 @@ def test_tones_lead_to_where_they_tell_clearly_more(beside_px, leads):
     if leads:
         assert corner_error(found.moving_from_fixed, RINGS_TRUTH, CELLS) < 1.5
         assert 2 < corner_sigma(found, finish.model, CELLS) < 3  # a quarter of the way
+
+
+def test_an_answer_beyond_the_horizon_leaves_a_doubt_that_is_a_number(monkeypatch):
+    monkeypatch.setattr("imgalign.finish.Finish.apart", lambda *_: math.inf)
+    finish, found = led_from_beside(rings(5), Wanted(model="translate"), RINGS_TRUTH, 0.1, 9.0, by="tell_more")
+    assert corner_sigma(found, finish.model, CELLS) == pytest.approx(max(CELLS), rel=0.01)
 
 
 def test_tones_do_not_lead_where_edges_speak(monkeypatch):
