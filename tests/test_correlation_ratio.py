@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from other_device import OtherDevice
 from scenes import Blobs, about_centre, corner_error, pair, render
 from tissues import SIZE, SKIN_ON_BONE, TRUTH, heads
 
@@ -105,3 +106,15 @@ def test_a_climb_keeps_to_the_model(model):
         found = climb(levels, about_centre(SIZE, shift=(20, 3)), get_model(model))
     assert corner_error(found.moving_from_fixed, truth, SIZE) < 1
     np.testing.assert_allclose(np.linalg.det(found.moving_from_fixed[:2, :2]), 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_another_device_is_led_alike(kind):
+    pictures, model = [masked(x) for x in heads(1)], get_model("similarity")
+    with torch.no_grad():
+        here = climb(Levels(*pictures), SKIN_ON_BONE, model)
+        with OtherDevice(kind) as device:
+            there = climb(Levels(*(tuple(x.to(device.place) for x in p) for p in pictures)), SKIN_ON_BONE, model)
+    assert device.arrived > 0
+    assert corner_error(there.moving_from_fixed, here.moving_from_fixed, SIZE) < 1e-3
+    np.testing.assert_allclose(there.known.covariance, here.known.covariance, rtol=0.01)
