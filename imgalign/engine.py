@@ -227,15 +227,15 @@ class Pair:
             return answer
         began = time.perf_counter()
         nothing_speaks = was.parts < _SPEAKING and answer.probability < _PROMISING
-        polished = self.curves.tell_more(answer.polished) if nothing_speaks else None
-        as_like, fewer_parts = (0.0, 1.0) if polished is not None else (_AS_LIKE, _FEWER_PARTS)
-        polished = polished or self.curves.trend(answer.polished)
+        told_more = self.curves.tell_more(answer.polished) if nothing_speaks else None
+        polished = told_more or self.curves.trend(answer.polished)
         self.spent("refine", began)
         if polished is None:
             return answer
         led = self.judged(polished, answer.score, margin=was.margin, rival_px=was.rival_px)
-        as_well = led.evidence.likeness >= as_like * was.likeness and led.evidence.parts >= was.parts - fewer_parts
-        return led if as_well and self.is_wanted(led.place) else answer
+        now = led.evidence
+        as_well = now.likeness >= _AS_LIKE * was.likeness and now.parts >= was.parts - _FEWER_PARTS
+        return led if (told_more or as_well) and self.is_wanted(led.place) else answer
 
     def judged(self, polished: Polished, score: float, **known: float) -> Answer:
         """An answer that did not come from the ladder; of its evidence some may be `known`."""

@@ -95,7 +95,7 @@ class Ladder:
     """
 
     def __init__(self, levels: Levels, reduction: int, pixels: int = SEARCH_PIXELS) -> None:
-        self.levels, self._reduction = levels, reduction
+        self._levels, self._reduction = levels, reduction
         coarsest = max(1.0, levels.longest / pixels)
         steps = [max(1.0, coarsest / 2**k) for k in range(_LEVELS)]
         self.reductions = list(dict.fromkeys(steps))
@@ -108,10 +108,10 @@ class Ladder:
 
     def rung(self, reduction: float, scale: float, blur_sigma: float = 0.0) -> Rung:
         """Feature pictures at a reduction of the given ones, the finer of the two reduced to the other's density."""
-        r_fixed, r_moving = self.levels.reductions(reduction, scale)
+        r_fixed, r_moving = self._levels.reductions(reduction, scale)
         key = (r_fixed, r_moving, blur_sigma)
         if key not in self._rungs:
-            (ff, wf), (fm, wm) = self.levels.at(r_fixed, r_moving).features
+            (ff, wf), (fm, wm) = self._levels.at(r_fixed, r_moving).features
             if blur_sigma > 0:
                 ff, fm = masked_blur(ff, wf, blur_sigma), masked_blur(fm, wm, blur_sigma)
             gx, gy = central_differences(ff)
