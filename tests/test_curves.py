@@ -145,9 +145,12 @@ def test_an_answer_beyond_the_horizon_leaves_a_doubt_that_is_a_number(monkeypatc
     assert corner_sigma(found, finish.model, CELLS) == pytest.approx(max(CELLS), rel=0.01)
 
 
-def test_tones_do_not_lead_where_edges_speak(monkeypatch):
+@pytest.mark.parametrize(("pictures", "model", "times"), [(cells(6), "similarity", 0), (rings(5), "translate", 1)])
+def test_tones_are_asked_only_where_edges_do_not_speak(pictures, model, times, monkeypatch):
+    asked = []
     with torch.no_grad():
-        two = Pair(*(plane(x, None, torch.device("cpu"), "fixed") for x in cells(6)), Wanted(model="similarity"))
+        two = Pair(*(plane(x, None, torch.device("cpu"), "fixed") for x in pictures), Wanted(model=model))
         answer = replace(two.found("auto"), probability=0.0)
-        monkeypatch.setattr(two.curves, "tell_more", lambda _: pytest.fail("was asked"))
+        monkeypatch.setattr(two.curves, "tell_more", asked.append)
         two.led_on(answer)
+    assert len(asked) == times

@@ -9,6 +9,13 @@ SKIN_ON_BONE = about_centre(SIZE, shift=(9, -6), angle_deg=6, scale=1.04 * 1.12)
 MAGNETIC, ROENTGEN = (150, 120, 15, 200, 5), (85, 95, 250, 20, 2)  # white and grey matter, bone, skin, air
 
 
+def noisy(seed, fixed, moving, size_hw, moving_from_fixed):
+    """Two modalities of a scene as pictures of one size, with noise."""
+    rng = np.random.default_rng(seed)
+    pictures = render(fixed, size_hw), render(moving, size_hw, np.linalg.inv(moving_from_fixed))
+    return tuple(picture + rng.normal(0, 6, size_hw) for picture in pictures)
+
+
 class Head:
     """Skin around bone around grey around white matter, in tones of one modality: a formula of the place."""
 
@@ -64,10 +71,7 @@ CELLS_TRUTH = about_centre(CELLS, shift=(5, -4), angle_deg=1, scale=1.01)
 
 
 def cells(seed):
-    rng = np.random.default_rng(seed)
-    fixed = render(Cells(seed % 2 == 0, seed), CELLS)
-    moving = render(Cells(seed % 2 == 1, seed), CELLS, np.linalg.inv(CELLS_TRUTH))
-    return fixed + rng.normal(0, 6, CELLS), moving + rng.normal(0, 6, CELLS)
+    return noisy(seed, Cells(seed % 2 == 0, seed), Cells(seed % 2 == 1, seed), CELLS, CELLS_TRUTH)
 
 
 class Rings:
@@ -99,14 +103,8 @@ RINGS_TRUTH = about_centre(CELLS, shift=(7, -6))
 
 
 def rings(seed):
-    rng = np.random.default_rng(seed)
-    fixed = render(Rings(seed % 2 == 0, seed), CELLS)
-    moving = render(Rings(seed % 2 == 1, seed), CELLS, np.linalg.inv(RINGS_TRUTH))
-    return fixed + rng.normal(0, 6, CELLS), moving + rng.normal(0, 6, CELLS)
+    return noisy(seed, Rings(seed % 2 == 0, seed), Rings(seed % 2 == 1, seed), CELLS, RINGS_TRUTH)
 
 
 def heads(seed, truth=TRUTH):
-    rng = np.random.default_rng(seed)
-    fixed = render(Head(MAGNETIC, seed), SIZE)
-    moving = render(Head(ROENTGEN, seed), SIZE, np.linalg.inv(truth))
-    return fixed + rng.normal(0, 6, SIZE), moving + rng.normal(0, 6, SIZE)
+    return noisy(seed, Head(MAGNETIC, seed), Head(ROENTGEN, seed), SIZE, truth)
