@@ -7,8 +7,9 @@
     python -m benchmarks.speed --memory                           # peak memory and time of a 100 megapixel pair
 
 Decoded arrays in, matrix out, warm; medians of several rounds, in each of which the aligners take
-turns. Pairs are sums of plane waves with the spectrum of photographs, evaluated at true transformed
-coordinates, with noise, in 8 bits. Writes speed.json, speed.md and two pictures to `--output-dir`.
+turns, with a rest between them. Pairs are sums of plane waves with the spectrum of photographs,
+evaluated at true transformed coordinates, with noise, in 8 bits. Writes speed.json, speed.md and two
+pictures to `--output-dir`.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,6 +37,7 @@ RIVALS = (
     *("opencv_ecc_pyramid", "opencv_ecc_multiscale", "opencv_sift", "sitk_linear", "itk_elastix", "greedy"),
     *("kornia_default", "pystackreg", "skimage_phase"),
 )
+_REST_S = 0.2  # until idle threads of the aligner before no longer spin: OpenBLAS's do for a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def race(model: str, megapixels: float, names: list[str], rounds: int, slowest_s
     for _ in range(rounds):
         for name in names:
             if not answers[name] or answers[name][0].seconds < slowest_s / 3:
+                time.sleep(_REST_S)
                 answers[name].append(peers.solve(name, fixed, moving, model))
     for name, some in answers.items():
         seconds = statistics.median(a.seconds for a in some)
@@ -132,6 +136,7 @@ def draw(timings: list[Timing], folder: Path) -> None:
     from matplotlib import pyplot as plt
 
     models = list(dict.fromkeys(t.model for t in timings))
+    sizes = sorted({t.megapixels for t in timings})
     for path, label in (("speed_size.png", "megapixels"), ("speed_error.png", "corner error, px")):
         figure, axes = plt.subplots(
             1, len(models), figsize=(4 * len(models), 3.6), sharey=True, layout="constrained", squeeze=False
@@ -144,6 +149,9 @@ def draw(timings: list[Timing], folder: Path) -> None:
                 line = "o-" if label == "megapixels" else "o"
                 axis.plot(across, [t.seconds for t in mine], line, ms=4, label=name, **thick)
             axis.set(xscale="log", yscale="log", title=model, xlabel=label)
+            if label == "megapixels":
+                axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
+                axis.minorticks_off()
             axis.grid(alpha=0.3)
         axes[0, 0].set_ylabel("seconds")
         axes[0, -1].legend(fontsize=6)
