@@ -48,6 +48,7 @@ class State:
         objective: `(B,)` the loss as a share of that of unrelated pictures, less one, times the overlap: a mean over
             the overlap alone could win by sliding apart; here every pixel given up costs.
         scale: `(B,)` robust standard deviation of the residual.
+        weighed_at: `(B,)` the scale of residuals that weights and loss go by: it may be that of a step before.
         misfit: `(B,)` the loss summed over pixels and channels.
         yielding: `(B,)` derivative of the slope, as a share of what the normal matrix has for it: residuals lose
             weight as they grow, and so the slope grows less than its weights tell.
@@ -63,6 +64,7 @@ class State:
     loss: Floats
     objective: Floats
     scale: Floats
+    weighed_at: Floats
     misfit: Floats
     yielding: Floats
     correlation: Floats
@@ -132,11 +134,11 @@ def refine(
         # What few rows allow is not done for nothing.
         now = best if len(rows) == len(best) else best.select(rows)
         step, length = _step(now, damping[rows], model.parameter_count, problem.size_hw)
-        if held is not None:
-            more = _yielded(now, step)
-            step, length = step * more[:, None], length * more
-        # A damped step says nothing of how steps shrink.
+        # A damped step says nothing of how steps shrink, nor of how residuals yield to them.
         free = damping[rows] <= _FREE
+        if held is not None:
+            more = np.where(free, _yielded(now, step), 1.0)
+            step, length = step * more[:, None], length * more
         factor = np.where(free, _lengthened(step, before[rows]), 1.0)
         step, before[rows] = step * factor[:, None], step * free[:, None]
         ahead = now.matrices @ exponentials(-step, generators)
@@ -152,6 +154,11 @@ def refine(
             better = (trial.objective <= now.objective) & (trial.overlap > 0)
         else:
             better = _is_better(now, trial, length, model.parameter_count, problem.size_hw)
+            stale = ~better & (now.weighed_at != now.scale)
+            if stale.any():
+                now.put(stale, evaluate(problem, now.matrices[stale], model, cutoff))
+                best.put(rows, now)
+                better = _is_better(now, trial, length, model.parameter_count, problem.size_hw)
         if len(rows) == len(best) and better.all():
             best = trial
         else:
@@ -184,14 +191,15 @@ def _is_better(now: State, trial: State, length: Floats, count: int, size_hw: tu
 
 
 def _lengthened(step: Floats, before: Floats) -> Floats:
-    """How much longer to make steps that shrink too slowly, `(B,)` factors.
+    """How much longer to make steps that shrink too slowly, or shorter those that go to and fro, `(B,)` factors.
 
     Noise in the gradients makes the normal matrix too large and each step too short by one factor: the steps then run
-    in one direction as a geometric series, whose sum is known from two of its terms (Aitken's extrapolation).
+    in one direction as a geometric series, whose sum is known from two of its terms (Aitken's extrapolation). What
+    overshoots by one factor, as where residuals yield less than noise would, runs to and fro as another such series.
     """
     dot, old, new = (step * before).sum(1), (before * before).sum(1), (step * step).sum(1)
-    along = dot > 0.9 * np.sqrt(old * new)
-    ratio = (dot / np.maximum(old, 1e-300)).clip(0, _SLOWEST)
+    along = abs(dot) > 0.9 * np.sqrt(old * new)
+    ratio = (dot / np.maximum(old, 1e-300)).clip(-1 / _SLOWEST, _SLOWEST)
     return np.where(along & (old > 0), 1 / (1 - ratio), 1.0)
 
 
@@ -250,6 +258,7 @@ def evaluate(problem: Problem, matrices: Matrices, model: Model, cutoff: float, 
         loss=loss,
         objective=overlap * (loss / unrelated - 1),
         scale=own_scale,
+        weighed_at=own_scale if scale is None else scale,
         misfit=misfit,
         yielding=yielding,
         correlation=correlation,
