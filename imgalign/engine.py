@@ -321,11 +321,13 @@ class Pair:
                 break
             better = self.ladder.again(polished.moving_from_fixed, self.model, self.size_hw)
             if better is None or better.score < best.score or self.finish.apart(better, best) < SAME * self.base:
-                polished = self.finish.polish(best.moving_from_fixed, _FAR, precise=precise, so_far=polished)
                 break
             best = better
-        if self.finish.apart(best, polished) > _FAR * self.base:
-            polished = self.finish.polish(polished.moving_from_fixed, precise=precise)
+        moved = self.finish.apart(best, polished) / self.base
+        if moved > far:
+            # It stopped at blurred pictures, or before finer levels, and goes on from there.
+            so_far = polished if polished.sharp and moved <= _FAR else None
+            polished = self.finish.polish(polished.moving_from_fixed, precise=precise, so_far=so_far)
         polished = self.finish.best_known(best, polished)
         self.spent("refine", began)
         evidence, matrix = candidate.evidence, polished.moving_from_fixed

@@ -85,9 +85,9 @@ class Finish:
             moving_from_fixed: Where to start.
             far: An answer that the base level moves by more of its pixels is not polished further.
             precise: Whether to go on to finer levels.
-            so_far: What came of the same start with a smaller `far`.
+            so_far: What the base level has made of it already.
         """
-        done = so_far if so_far is not None and so_far.sharp else self._based(moving_from_fixed, far)
+        done = so_far or self._based(moving_from_fixed, far)
         if corner_distance(moving_from_fixed, done.moving_from_fixed, self.size_hw) > far * self.base:
             return done
         reduction, finest = self.base, self.finest

@@ -152,9 +152,28 @@ def test_a_place_that_was_polished_in_full_is_not_polished_again(two, monkeypatc
     monkeypatch.setattr(two.finish, "_polish_at", lambda *a, **k: polished.append(polish_at(*a, **k)) or polished[-1])
     assert two.finish.polish(start, 3.0, so_far=whole) is whole
     assert not polished
-    again = two.finish.polish(start, 3.0, so_far=cut)
+    again = two.finish.polish(cut.moving_from_fixed)
     assert polished
     assert corner_error(again.moving_from_fixed, TRUTH, SIZE) < 0.01
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_what_stops_at_blurred_pictures_goes_on_from_there(seed, monkeypatch):
+    # Half of the scene is another one, so that grey values lead by pixels from where edges lay the pictures.
+    size = (180, 200)
+    fixed, moving = pair(Blobs(seed, 300, sigma=(3, 7)), size, about_centre(size, shift=(7, -4), angle_deg=3))
+    gone, come = (render(Blobs(seed + new, 120, sigma=(3, 7)), size) for new in (100, 200))
+    polish_at, polished = Finish._polish_at, []
+
+    def noted(self, matrix, reduction, rounds=3, iterations=None, **more):
+        if iterations is None:
+            polished.append((matrix.tobytes(), reduction, rounds))
+        return polish_at(self, matrix, reduction, rounds, iterations, **more)
+
+    monkeypatch.setattr(Finish, "_polish_at", noted)
+    align(fixed + gone, moving + come, model="affine")
+    assert len(polished) > 1
+    assert len(set(polished)) == len(polished)
 
 
 @pytest.mark.parametrize("most", [48_000, 20_000, 9_000, 2_500])

@@ -27,6 +27,7 @@ _CUTOFF = 6.0  # robust standard deviations: 98 % efficient under normal noise
 _TILE = 16  # pixels a side of the tiles whose scores give the error bar; errors are correlated over fewer
 _LIT_TILE = 32  # the same where the light is a gain that changes over the picture
 _MANY_TILES = 30  # so many of them are enough
+_NEARBY_PX = 0.05  # is enough where a finer level goes on, or nothing but the fit is asked
 _SETTLED_PX = 0.02  # a round that moves the corners by less leaves nothing to learn for another
 _ASTRAY_PX = 0.3  # and this far from the answer even one gain and one bias may have been misjudged
 _APART = 3.0  # standard deviations by which the smooth and the sharp answer may differ
@@ -147,9 +148,10 @@ def _smoothed(
     Light and blur are learnt from where the transform stands: once it has moved, anew.
     """
     refocused = alike.focus(descent.matrix)
+    tolerance_px = 0.1 * _SETTLED_PX if rounds > 1 else _NEARBY_PX
     for _ in range(_SMOOTH_ROUNDS):
         problem = alike.sparse.problem(descent.matrix, light, robust)
-        descent.run(problem, 0.1 * _SETTLED_PX, iterations, step=alike.sparse.step)
+        descent.run(problem, tolerance_px, iterations, step=alike.sparse.step)
         if rounds == 1:
             break
         refocused = refocused and alike.focus(descent.matrix)
