@@ -154,6 +154,7 @@ def refine(
             better = (trial.objective <= now.objective) & (trial.overlap > 0)
         else:
             better = _is_better(now, trial, length, model.parameter_count, problem.size_hw)
+            # Losses at two scales of the residuals are no measure of each other.
             stale = ~better & (now.weighed_at != now.scale)
             if stale.any():
                 now.put(stale, evaluate(problem, now.matrices[stale], model, cutoff))
