@@ -9,6 +9,7 @@ import torch
 from scenes import Blobs, corner_error, pair
 from tissues import CELLS, CELLS_TRUTH, RINGS_TRUTH, SIZE, SKIN_ON_BONE, TRUTH, cells, heads, rings
 
+from benchmarks.precision import make_trial
 from imgalign import align
 from imgalign.engine import Pair
 from imgalign.finish import corner_sigma
@@ -22,6 +23,14 @@ def test_skin_is_not_taken_for_bone(seed, model):
     """Edges, correlation and a local gain agree on the bright skin of one picture upon the bright bone of the other."""
     found = align(*heads(seed), model=model)
     assert corner_error(found.moving_from_fixed, TRUTH, SIZE) < 1.5
+
+
+@pytest.mark.parametrize("trial", [14, 71])
+def test_what_lies_over_a_photograph_bends_no_curve(trial):
+    """A plain rectangle on a photograph is one grey value for many, which bends a curve away from the line."""
+    two = make_trial("photo/g10+occluded/affine", trial, 160)
+    found = align(two.fixed, two.moving, model="affine")
+    assert corner_error(found.moving_from_fixed, two.truth, two.fixed.shape) < 0.3
 
 
 @pytest.mark.parametrize(("most", "leads"), [(1.02, False), (1.2, True)])

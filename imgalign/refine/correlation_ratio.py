@@ -39,6 +39,7 @@ _COARSEST = (16, 24, 48)  # pixels of the longer side of the level to begin with
 _JUDGED = 192  # of the level on which places are told apart; on the way there each has twice as many as the last
 _SCALES = (0.8, 0.86, 0.92, 1.09, 1.16, 1.25)  # at which an outline may lie on one beside it
 _CURVED = 0.25  # nats that a curve tells beyond a line, from where on it is followed
+_STRAIGHT = 0.8  # share of a variance that a line explains, up to which curves may know better
 _TOLD = 0.55  # share of a variance that a curve explains where it is to lead, and
 _TOLD_MORE = 0.3  # what it tells more there
 _FINEST = 384  # of the level on which what is found is refined
@@ -165,8 +166,8 @@ def explained(fixed: Masked, moving: Masked, matrix: Matrix3) -> Explained | Non
 def climb(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed | None:
     """Follow curves of grey values from a transform to a place where one picture tells far more of the other.
 
-    None if they lead to none such. Nor are they followed where a straight line tells about as much: of one modality
-    least squares know more.
+    None if they lead to none such. Nor are they followed where a straight line tells about as much, or most of it: of
+    one modality least squares know more, and what lies over the scene in one picture bends the curve.
 
     Args:
         levels: Of the two pictures.
@@ -175,7 +176,7 @@ def climb(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed |
     """
     pair = _Scaled(levels, model)
     before = pair.explained(moving_from_fixed, _JUDGED)
-    if before is None or before.curved < _CURVED:
+    if before is None or before.curved < _CURVED or before.straight > _STRAIGHT:
         return None
     # From coarser levels they lead farther, and lose more of what is fine and of what lies beside the border.
     starts = [(moving_from_fixed, side) for side in _COARSEST]
