@@ -11,7 +11,7 @@ from dataclasses import replace
 from imgalign.coords import at_level
 from imgalign.finish import Finish, in_full, told
 from imgalign.planes.levels import Levels
-from imgalign.refine.correlation_ratio import Climbed, climb, follow
+from imgalign.refine.correlation_ratio import JUDGED_PIXELS, Climbed, climb, follow
 from imgalign.refine.polish import Polished
 
 _UNCERTAIN = 0.4  # pixels of the base level: what is known less is led by a trend, where
@@ -42,7 +42,12 @@ class Curves:
         if found is None:
             return None
         other = self._moved(polished, found)
-        return None if other is None else self._finish.as_seen(other)
+        if other is None:
+            return None
+        apart = self._finish.apart(other, polished)
+        # Outlines that were told from each other lie farther apart: so near, either may be off.
+        near = apart * JUDGED_PIXELS < max(self._finish.size_hw)
+        return self._doubted(other, apart) if near else self._finish.as_seen(other)
 
     def tell_more(self, polished: Polished) -> Polished | None:
         """An answer that next to no outline speaks for, led to where curves tell clearly more.

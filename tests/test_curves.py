@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scenes import Blobs, corner_error, pair
+from scenes import Blobs, about_centre, corner_error, pair
 from tissues import CELLS, CELLS_TRUTH, RINGS_TRUTH, SIZE, SKIN_ON_BONE, TRUTH, cells, heads, rings
 
 from benchmarks.precision import make_trial
@@ -14,7 +14,8 @@ from imgalign import align
 from imgalign.engine import Pair
 from imgalign.finish import corner_sigma
 from imgalign.planes.intake import plane
-from imgalign.refine.correlation_ratio import follow
+from imgalign.refine.correlation_ratio import Climbed, follow
+from imgalign.refine.uncertainty import Known
 from imgalign.wanted import Wanted
 
 
@@ -31,6 +32,19 @@ def test_what_lies_over_a_photograph_bends_no_curve(trial):
     two = make_trial("photo/g10+occluded/affine", trial, 160)
     found = align(two.fixed, two.moving, model="affine")
     assert corner_error(found.moving_from_fixed, two.truth, two.fixed.shape) < 0.3
+
+
+@pytest.mark.parametrize(("shift", "doubted"), [(0.8, True), (8.0, False)])
+def test_curves_that_contradict_an_answer_nearby_are_doubted(shift, doubted, monkeypatch):
+    planes = (plane(x, None, torch.device("cpu"), "fixed") for x in heads(1))
+    beside = about_centre(SIZE, shift=(9 + shift, -6), angle_deg=6, scale=1.04)
+    with torch.no_grad():
+        two = Pair(*planes, Wanted(model="similarity"))
+        answer = replace(two.finish.glance(TRUTH), moving_from_fixed=TRUTH)
+        led = Climbed(beside, Known(1e-4 * np.eye(4), 1e-4 * np.eye(4), 1.0), None, None)
+        monkeypatch.setattr("imgalign.curves.climb", lambda *_: led)
+        found = two.curves.contradict(answer)
+    assert (corner_sigma(found, two.model, SIZE) > 0.9 * shift) == doubted
 
 
 @pytest.mark.parametrize(("most", "leads"), [(1.02, False), (1.2, True)])

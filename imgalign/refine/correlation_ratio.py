@@ -36,7 +36,7 @@ _FEW = 100  # pixels tell no curve
 _SAMPLES = 10_000  # at most tell it
 _SEEN = 0.5  # weight from which a pixel is one of them
 _COARSEST = (16, 24, 48)  # pixels of the longer side of the level to begin with: each leads elsewhere
-_JUDGED = 192  # of the level on which places are told apart; on the way there each has twice as many as the last
+JUDGED_PIXELS = 192  # of the level on which places are told apart; on the way there each has twice as many as the last
 _SCALES = (0.8, 0.86, 0.92, 1.09, 1.16, 1.25)  # at which an outline may lie on one beside it
 _CURVED = 0.25  # nats that a curve tells beyond a line, from where on it is followed
 _STRAIGHT = 0.8  # share of a variance that a line explains, up to which curves may know better
@@ -175,7 +175,7 @@ def climb(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed |
         model: Which steps are allowed.
     """
     pair = _Scaled(levels, model)
-    before = pair.explained(moving_from_fixed, _JUDGED)
+    before = pair.explained(moving_from_fixed, JUDGED_PIXELS)
     if before is None or before.curved < _CURVED or before.straight > _STRAIGHT:
         return None
     # From coarser levels they lead farther, and lose more of what is fine and of what lies beside the border.
@@ -183,7 +183,9 @@ def climb(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed |
     if model.name not in ("translate", "rigid"):
         starts.append((pair.rescaled(moving_from_fixed, _COARSEST[-1]), _COARSEST[-1]))
     ends = (pair.descended(*start) for start in starts)
-    told = [(end, after) for end in ends if end is not None and (after := pair.explained(end, _JUDGED)) is not None]
+    told = [
+        (end, after) for end in ends if end is not None and (after := pair.explained(end, JUDGED_PIXELS)) is not None
+    ]
     if not told:
         return None
     best, after = max(told, key=lambda t: t[1].information)
@@ -201,9 +203,9 @@ def follow(levels: Levels, moving_from_fixed: Matrix3, model: Model) -> Climbed 
         model: Which steps are allowed.
     """
     pair = _Scaled(levels, model)
-    before = pair.explained(moving_from_fixed, _JUDGED)
+    before = pair.explained(moving_from_fixed, JUDGED_PIXELS)
     end = None if before is None else pair.descended(moving_from_fixed, _COARSEST[-1])
-    after = None if end is None else pair.explained(end, _JUDGED)
+    after = None if end is None else pair.explained(end, JUDGED_PIXELS)
     return None if before is None or end is None or after is None else pair.settled(end, before, after)
 
 
@@ -238,7 +240,7 @@ class _Scaled:
 
     def descended(self, matrix: Matrix3, side: int) -> Matrix3 | None:
         """Where curves lead on one level after the other."""
-        while side <= _JUDGED:
+        while side <= JUDGED_PIXELS:
             found = self._round(matrix, side)
             if found is None:
                 return None
