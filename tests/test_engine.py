@@ -233,16 +233,16 @@ def threads(seed, size_hw, scene_from_picture):
     return picture
 
 
-@pytest.mark.parametrize("angle_deg", [40, 130])
-def test_pictures_that_share_the_way_their_threads_run_alone_are_laid_by_it(angle_deg):
+@pytest.mark.parametrize(("seed", "angle_deg"), [(1, 40), (1, 130), (3, 40), (3, 130), (7, 130)])
+def test_pictures_that_share_the_way_their_threads_run_alone_are_laid_by_it(seed, angle_deg):
     size = (260, 300)
     truth = about_centre(size, shift=(12, -9), angle_deg=angle_deg)
-    pictures = threads(1, size, np.eye(3)), threads(2, size, np.linalg.inv(truth))
+    pictures = threads(seed, size, np.eye(3)), threads(seed + 1, size, np.linalg.inv(truth))
     with torch.no_grad():
         pair_ = Pair(*(plane(p, None, torch.device("cpu"), "fixed") for p in pictures), Wanted(model="rigid"))
         coarse = pair_.candidate(pair_.starts.full_search(), wide=True)
         best = pair_.best("auto")
     assert corner_error(coarse.ranked[0].moving_from_fixed, truth, size) > 100
-    # No wave of one lies on one of the other: the place is right, and what is exact about it is chance.
-    assert corner_error(best.place.moving_from_fixed, truth, size) < 10
+    # No wave of one lies on one of the other: where within a twentieth of the picture it is laid is chance.
+    assert corner_error(best.place.moving_from_fixed, truth, size) < 0.05 * max(size)
     assert best.probability < 0.5
