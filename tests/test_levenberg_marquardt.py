@@ -81,6 +81,21 @@ def test_an_answer_stays_where_it_is_although_much_of_the_scene_has_changed(seed
     assert corner_error(again.final[0], first.final[0], SIZE) < 0.02
 
 
+def test_descents_side_by_side_each_go_by_the_scale_of_their_own_residuals():
+    fixed, moving = pair(Blobs(1, 110, sigma=(3, 7)), SIZE, about_centre(SIZE, **TRUTHS["rigid"]))
+    gone, come = (render(Blobs(seed, 20, sigma=(3, 7)), SIZE) for seed in (101, 201))
+    two = problem(fixed + 0.6 * gone, moving + 0.6 * come)
+    options = {"iterations": 30, "tolerance_px": 1e-3, "cutoff": 6.0, "held": 1.0}
+    there = refine(two, np.eye(3)[None], MODELS["rigid"], **options).final[0]
+    # The first has nothing left to do, so that the others are written back row by row.
+    starts = np.stack([there, *(about_centre(SIZE, shift=(x, 0)) for x in (1, 2))])
+    together = refine(two, starts, MODELS["rigid"], **options)
+    for row, start in enumerate(starts):
+        alone = refine(two, start[None], MODELS["rigid"], **options)
+        assert corner_error(together.final[row], alone.final[0], SIZE) < 1e-4
+        assert together.scale[row] == pytest.approx(alone.scale[0], rel=1e-4)
+
+
 def warped_normalised(two, matrix):
     """Both pictures at zero mean and unit contrast, by NumPy, over all pixels."""
     x, y = np.meshgrid(np.arange(SIZE[1]), np.arange(SIZE[0]))

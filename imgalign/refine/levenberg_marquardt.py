@@ -259,7 +259,7 @@ def evaluate(problem: Problem, matrices: Matrices, model: Model, cutoff: float, 
         loss=loss,
         objective=overlap * (loss / unrelated - 1),
         scale=own_scale,
-        weighed_at=own_scale if scale is None else scale,
+        weighed_at=(own_scale if scale is None else scale).copy(),  # rows of either are written over
         misfit=misfit,
         yielding=yielding,
         correlation=correlation,
